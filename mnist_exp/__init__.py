@@ -1,0 +1,1 @@
+"""Compose a training run from small named parts, train it, and believe the answer."""

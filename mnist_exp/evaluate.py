@@ -1,0 +1,86 @@
+"""Scoring models: plain, averaged over fixed shifts (TTA), as a weight average (SWA), and as an ensemble."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import update_bn
+
+from mnist_exp.augment import Normalize
+from mnist_exp.data import LoaderSplit, Split
+from mnist_exp.errors import require
+
+PLAIN = ((0, 0),)
+
+
+class Evaluator:
+    """How models are scored.
+
+    ``tta_runs`` fixed shifts of up to ``tta_shift`` pixels, drawn once from ``tta_seed``, no two the same; ``top_k``
+    checkpoints in the ensemble; ``bn_update_batch_size`` images a batch when BN statistics of the weight average are
+    recomputed, and when scoring.
+    """
+
+    def __init__(
+        self,
+        normalize: Normalize,
+        tta_runs: int = 5,
+        tta_shift: int = 2,
+        tta_seed: int = 0,
+        top_k: int = 3,
+        bn_update_batch_size: int = 512,
+    ):
+        require(0 <= tta_shift < 28, "evaluate.tta_shift", tta_shift, "between 0 and 27 pixels")
+        shifts = (2 * tta_shift + 1) ** 2
+        require(1 <= tta_runs <= shifts, "evaluate.tta_runs", tta_runs, f"between 1 and {shifts}, the different shifts")
+        require(top_k >= 1, "evaluate.top_k", top_k, "at least 1")
+        require(bn_update_batch_size >= 2, "evaluate.bn_update_batch_size", bn_update_batch_size, "at least 2")
+        self.normalize = normalize
+        self.tta_runs = tta_runs
+        self.top_k = top_k
+        self.batch_size = bn_update_batch_size
+        side = torch.arange(-tta_shift, tta_shift + 1)
+        grid = torch.cartesian_prod(side, side)
+        order = torch.randperm(len(grid), generator=torch.Generator().manual_seed(tta_seed))
+        self.shifts: Sequence[tuple[int, int]] = [tuple(pair) for pair in grid[order[:tta_runs]].tolist()]
+
+    def images(self, split: Split | LoaderSplit) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (images as the model takes them, labels) of ``split``, in order, without random transforms."""
+        for images, labels in split.batches(self.batch_size):
+            yield (images if split.own_transforms else self.normalize(images)), labels
+
+    @torch.inference_mode()
+    def probabilities(
+        self,
+        model: nn.Module,
+        split: Split | LoaderSplit,
+        autocast: torch.autocast,
+        shifts: Sequence[tuple[int, int]] = PLAIN,
+    ) -> tuple[Tensor, Tensor]:
+        """Return (float32 [N, classes], int64 labels [N]) on the CPU: the softmax averaged over ``shifts`` (dy, dx)."""
+        model.eval()
+        probs, targets = [], []
+        for images, labels in self.images(split):
+            with autocast:
+                outputs = [model(images.roll(shift, (2, 3))) for shift in shifts]
+            probs.append(torch.stack([F.softmax(o.float(), 1) for o in outputs]).mean(0))
+            targets.append(labels)
+        return torch.cat(probs).cpu(), torch.cat(targets).cpu()
+
+    def recompute_bn(self, model: nn.Module, split: Split | LoaderSplit, autocast: torch.autocast) -> None:
+        """Recompute the BN statistics of ``model`` on the untransformed ``split``."""
+        with autocast:
+            update_bn((images for images, _ in self.images(split)), model)
+
+
+def accuracy(probs: Tensor, labels: Tensor) -> float:
+    """Return the share of rows whose largest probability is the label's, in percent."""
+    return 100 * int((probs.argmax(1) == labels).sum()) / len(labels)
+
+
+def nll(probs: Tensor, labels: Tensor) -> float:
+    """Return the mean negative log likelihood, in nats."""
+    return F.nll_loss(probs.double().clamp_min(1e-12).log(), labels).item()

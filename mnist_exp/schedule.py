@@ -1,0 +1,123 @@
+"""How many epochs, which augmentation phase each is in, its learning rate, and from where weights are averaged.
+
+A schedule is a pure function of the epoch and step, so a resumed run needs no state of it. Epochs count from 1, steps
+within an epoch from 0.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from mnist_exp.errors import require
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A constant rate; the base of the others.
+
+    ``initial_epochs + extra_epochs`` epochs in all, the last ``final_frac`` of them light. ``swa_start``: the average
+    starts with epoch int(total * swa_start) (None: no averaging). ``resume_lr``: the rate a warm restart begins with.
+    """
+
+    initial_epochs: int
+    extra_epochs: int
+    final_frac: float = 0.25
+    swa_start: float | None = None
+    resume_lr: float = 5e-4
+
+    def __post_init__(self) -> None:
+        for key in ("initial_epochs", "extra_epochs"):
+            require(getattr(self, key) >= 0, f"schedule.{key}", getattr(self, key), "at least 0")
+        require(self.total >= 1, "schedule.initial_epochs + extra_epochs", self.total, "at least 1")
+        require(0 <= self.final_frac <= 1, "schedule.final_frac", self.final_frac, "between 0 and 1")
+        ok = self.swa_start is None or 0 <= self.swa_start <= 1
+        require(ok, "schedule.swa_start", self.swa_start, "between 0 and 1, or null for no averaging")
+        require(self.resume_lr > 0, "schedule.resume_lr", self.resume_lr, "above 0")
+
+    @property
+    def total(self) -> int:
+        """Epochs in all."""
+        return self.initial_epochs + self.extra_epochs
+
+    @property
+    def swa_epoch(self) -> int:
+        """First epoch whose weights enter the average; ``total + 1`` where there is none."""
+        return self.total + 1 if self.swa_start is None else max(1, int(self.total * self.swa_start))
+
+    def light(self, epoch: int) -> bool:
+        """Whether ``epoch`` belongs to the last phase: light transforms, no mixing."""
+        return epoch > self.total * (1 - self.final_frac)
+
+    def phase(self, epoch: int) -> str:
+        """Return "strong" or "light", with "+swa" where the epoch's weights enter the average."""
+        return ("light" if self.light(epoch) else "strong") + ("+swa" if epoch >= self.swa_epoch else "")
+
+    def lr(self, base_lr: float, epoch: int, step: int, steps: int) -> float:
+        """Return the learning rate of ``step`` (of ``steps``) in ``epoch``, for an optimizer built with ``base_lr``."""
+        return base_lr
+
+    def restarted(self) -> Schedule:
+        """Return the schedule of a warm restart: ``extra_epochs`` epochs."""
+        require(self.extra_epochs >= 1, "schedule.extra_epochs", self.extra_epochs, "at least 1 to train a finished run on")
+        return replace(self, initial_epochs=0)
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """Cosine annealing by the epoch, from the base rate to ``eta_min``; with ``swa_start`` it ends where SWA starts.
+
+    In the SWA epochs the rate then goes, by half a cosine over ``swa_anneal_epochs`` epochs, to ``swa_lr`` and stays.
+
+    Sources: Loshchilov, Hutter, "SGDR" (2016), https://arxiv.org/abs/1608.03983; Izmailov et al., "Averaging Weights
+    Leads to Wider Optima and Better Generalization" (2018), https://arxiv.org/abs/1803.05407.
+    """
+
+    eta_min: float = 1e-6
+    swa_lr: float = 0.01
+    swa_anneal_epochs: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.eta_min >= 0, "schedule.eta_min", self.eta_min, "at least 0")
+        require(self.swa_lr > 0, "schedule.swa_lr", self.swa_lr, "above 0")
+        require(self.swa_anneal_epochs >= 1, "schedule.swa_anneal_epochs", self.swa_anneal_epochs, "at least 1")
+
+    def lr(self, base_lr: float, epoch: int, step: int, steps: int) -> float:
+        before = min(self.swa_epoch - 1, self.total)  # epochs of the first curve
+        if epoch <= before:
+            return _cosine(base_lr, self.eta_min, (epoch - 1) / before)
+        start = self.eta_min if before else base_lr
+        return _cosine(start, self.swa_lr, min(1.0, (epoch - before) / self.swa_anneal_epochs))
+
+
+@dataclass(frozen=True)
+class OneCycle(Schedule):
+    """One cycle by the step: up from base / ``div_factor`` to the base rate, down to that start / ``final_div_factor``.
+
+    As torch's OneCycleLR without momentum cycling; ``pct_start`` is the share of the steps that goes up.
+
+    Source: Smith, Topin, "Super-Convergence" (2017), https://arxiv.org/abs/1708.07120.
+    """
+
+    pct_start: float = 0.3
+    div_factor: float = 25.0
+    final_div_factor: float = 1e4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.pct_start <= 1, "schedule.pct_start", self.pct_start, "between 0 and 1")
+        require(self.div_factor >= 1, "schedule.div_factor", self.div_factor, "at least 1")
+        require(self.final_div_factor >= 1, "schedule.final_div_factor", self.final_div_factor, "at least 1")
+
+    def lr(self, base_lr: float, epoch: int, step: int, steps: int) -> float:
+        now, last = (epoch - 1) * steps + step, self.total * steps - 1
+        peak = self.pct_start * (last + 1) - 1
+        start = base_lr / self.div_factor
+        if now <= peak:
+            return _cosine(start, base_lr, now / peak if peak > 0 else 1.0)
+        return _cosine(base_lr, start / self.final_div_factor, (now - max(peak, 0)) / max(last - max(peak, 0), 1))
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
