@@ -65,17 +65,15 @@ def report(function: Callable[[], Any]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        if error.filename is None:
-            raise
-        where = "outputs go below paths.outputs=FOLDER or hydra.run.dir=FOLDER"
-        return _tell(f"{error.filename}: {error.strerror}; {where}", 1)
     except Exception as error:
         from hydra.errors import HydraException
         from omegaconf.errors import OmegaConfBaseException
 
         if isinstance(error, HydraException | OmegaConfBaseException):
             return _tell(_explain(error), 2)
+        if isinstance(error, OSError) and error.filename is not None:
+            where = "outputs go below paths.outputs=FOLDER or hydra.run.dir=FOLDER"
+            return _tell(f"{error.filename}: {error.strerror}; {where}", 1)
         if type(error).__name__ == "OutOfMemoryError":
             return _tell(f"{error}\nThe device's memory is full; try a smaller data.batch_size", 1)
         raise  # a mistake of ours: the traceback is the message
@@ -106,19 +104,33 @@ def train(arguments: list[str]) -> None:
     # Hydra then raises instead of printing tracebacks, and report() has the last word
     os.environ["HYDRA_FULL_ERROR"] = "1"
     allowed = [*WHITELIST, *filter(None, os.environ.get(ALLOW, "").split(","))]
+    failures: list[Exception] = []
+
+    def task(config: DictConfig) -> float | None:
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        from mnist_exp.experiment import run
+
+        try:
+            return run(config)
+        except Exception as error:
+            folder = Path(HydraConfig.get().runtime.output_dir)
+            if not any(folder.iterdir()):
+                folder.rmdir()
+            if HydraConfig.get().mode is RunMode.MULTIRUN:
+                raise
+            failures.append(error)  # raised below: through Hydra it would come with lines of Hydra's own
+            return None
+
     entry = hydra.main(config_path=config_folder(), config_name="train", execution_whitelist=allowed)(task)
     command, sys.argv = sys.argv, [sys.argv[0], *_resume(arguments)]
     try:
         entry()
     finally:
         sys.argv = command
-
-
-def task(config: DictConfig) -> float | None:
-    """What Hydra calls, once a run."""
-    from mnist_exp.experiment import run
-
-    return run(config)
+    for failure in failures:
+        raise failure
 
 
 def _resume(arguments: list[str]) -> list[str]:
@@ -179,37 +191,12 @@ def _tell(message: str, status: int) -> int:
 
 
 def _explain(error: Exception) -> str:
-    """Return Hydra's message with the names that may have been meant, and how to build what the whitelist refuses."""
-    lines = [line for line in str(error).splitlines() if line.strip() and "HYDRA_FULL_ERROR" not in line]
-    message = "\n".join(dict.fromkeys(lines))
+    """Return Hydra's message without its search path, and how to build what the whitelist refuses."""
+    text = str(error).partition("Config search path")[0]
+    message = "\n".join(line for line in text.splitlines() if line.strip())
     cause = error.__cause__
     if cause is not None and str(cause) and str(cause).splitlines()[0] not in message:
         message += "\n" + str(cause).splitlines()[0]
     if "whitelist" in message:
         return f"{message}\nTo allow code of your own, name its package: {ALLOW}='my_package.*' python -m mnist_exp ..."
-    unknown = re.search(r"Could not (?:override|append to|delete from)[^']*'([^']+)'|Key '([^']+)' is not in struct", message)
-    if unknown:
-        close = difflib.get_close_matches(unknown[1] or unknown[2], _keys(), n=3)
-        message += f"\nDid you mean {' or '.join(close)}?" if close else ""
-        message += "\nAll keys: python -m mnist_exp --cfg job"
     return message
-
-
-def _keys() -> list[str]:
-    """Return the dotted names of all keys of the default config."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-    from omegaconf import DictConfig
-
-    def walk(node: DictConfig, prefix: str) -> list[str]:
-        names: list[str] = []
-        for key in node:
-            child = node._get_node(key)
-            names.append(f"{prefix}{key}")
-            if isinstance(child, DictConfig) and not child._is_none():
-                names += walk(child, f"{prefix}{key}.")
-        return names
-
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(config_folder()):
-        return walk(compose("train"), "")

@@ -13,7 +13,9 @@ import inspect
 import json
 import logging
 import platform
+import pydoc
 import random
+import re
 import shlex
 import signal
 import subprocess
@@ -31,7 +33,7 @@ import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
@@ -81,7 +83,11 @@ def run(config: DictConfig) -> float | None:
     # a mistake in the config is told before anything is written
     refuse_existing(folder)
     check_types(config)
-    require(0 <= config.seed < 2**32, "seed", config.seed, "between 0 and 4294967295")
+    ok = isinstance(config.seed, int) and 0 <= config.seed < 2**32
+    require(ok, "seed", config.seed, "a whole number between 0 and 4294967295")
+    require(isinstance(config.tags, ListConfig), "tags", config.tags, "a list, such as [baseline]")
+    ok = isinstance(config.save_prefix, str) and re.fullmatch(r"[\w.-]+", config.save_prefix) is not None
+    require(ok, "save_prefix", config.save_prefix, "letters, digits, '_', '-' and '.': it begins file names")
     hydra_config = OmegaConf.masked_copy(HydraConfig.instance().cfg, ["hydra"])  # type: ignore[arg-type]
     files = {
         "config.yaml": OmegaConf.to_yaml(config),
@@ -357,18 +363,9 @@ def check_types(config: DictConfig, prefix: str = "") -> None:
         node = config._get_node(key)
         if isinstance(node, DictConfig) and not node._is_none():
             check_types(node, f"{prefix}{key}.")
-    target = config.get("_target_")
-    if target is None:
-        return
-    try:
-        found = get_object(str(target))
-    except Exception as error:
-        raise UserError(f"{prefix}_target_ is {target}, which cannot be imported: {error}") from error
-    call = found.__init__ if inspect.isclass(found) else found
-    try:
-        hints = typing.get_type_hints(call)
-    except Exception:  # a foreign constructor whose annotations do not resolve is left to complain for itself
-        return
+    hints = _type_hints(config.get("_target_"))
+    if isinstance(config.get("base"), DictConfig):  # the options of an optimizer inside another one
+        hints = _type_hints(config.base.get("_target_")) | hints
     for key in config:
         if str(key) not in hints:
             continue
@@ -378,6 +375,17 @@ def check_types(config: DictConfig, prefix: str = "") -> None:
         if isinstance(value, DictConfig) or _fits(value, hints[str(key)]):
             continue
         raise UserError(f"{prefix}{key} is {value!r}, of type {type(value).__name__}; it must be {_describe(hints[str(key)])}")
+
+
+def _type_hints(target: Any) -> dict[str, Any]:
+    """Return the annotations of a target's parameters; none where it is not imported yet, or they do not resolve."""
+    if not isinstance(target, str) or target.partition(".")[0] not in sys.modules:
+        return {}
+    try:
+        found = pydoc.locate(target)
+        return typing.get_type_hints(found.__init__ if inspect.isclass(found) else found)  # type: ignore[misc]
+    except Exception:  # instantiate will say what is wrong with it
+        return {}
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -390,17 +398,13 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    if hint in (bool, str):
-        return isinstance(value, hint)
-    if hint is type(None):
-        return value is None
-    return True
+    return isinstance(value, hint) if inspect.isclass(hint) else True
 
 
 def _describe(hint: Any) -> str:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(_describe(arg) for arg in args)
+        return " or ".join(dict.fromkeys(_describe(arg) for arg in args if arg is not torch.Tensor))
     if origin is not None and args:
         return f"a list, each {_describe(args[0])}"
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
@@ -411,12 +415,12 @@ def _instantiate(config: DictConfig, group: str) -> Any:
     try:
         return instantiate(config[group], _convert_="all")
     except InstantiationException as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, UserError):
-                raise cause from error
-            innermost, cause = cause, cause.__cause__
-        raise UserError(f"{group} cannot be built: {innermost}") from error
+        cause = error.__cause__
+        if isinstance(cause, UserError):
+            raise cause from error
+        raise
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{group} cannot be built: {error}") from error
 
 
 def _saved_config(parent: RunFolder, config: DictConfig) -> DictConfig:

@@ -26,7 +26,7 @@ def _mark(axes: Axes, rows: list[dict[str, Any]], swa_epoch: int | None) -> None
     for row in rows:
         if row["val_acc"] is not None and row["val_acc"] > best:
             best = row["val_acc"]
-            axes.axvline(row["epoch"], color=_GREY, linewidth=0.8, alpha=0.6, linestyle=":", label=label)
+            axes.axvline(row["epoch"], color=_GREY, linewidth=1, linestyle=":", label=label)
             label = "_"
     if swa_epoch is not None:
         axes.axvline(swa_epoch, color=_GREEN, linewidth=1.2, linestyle="--", label="SWA starts")
@@ -51,7 +51,7 @@ def plot_loss(rows: list[dict[str, Any]], swa_epoch: int | None, path: Path, tit
         axes.plot(epochs, [row["val_loss"] for row in rows], color=_ORANGE, marker=marker, label="validation loss")
     axes.set(yscale="log", ylabel="cross-entropy (nats)", title=title)
     _integer_epochs(axes)
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(path, dpi=120)
 
 
@@ -70,8 +70,7 @@ def plot_curves(rows: list[dict[str, Any]], swa_epoch: int | None, path: Path, t
     left.set(yscale="log", ylabel="train loss (nats, log scale)", title=title)
     right.set_ylabel("accuracy (%)")
     _integer_epochs(left)
-    handles = [axes.get_legend_handles_labels() for axes in (left, right)]
-    right.legend(handles[0][0] + handles[1][0], handles[0][1] + handles[1][1], loc="center right")
+    figure.legend(loc="outside lower center", ncols=5, frameon=False)
     figure.savefig(path, dpi=120)
 
 

@@ -53,7 +53,7 @@ class RunProgress:
         )
         self.task = self.bar.add_task("", total=images, facts="")
         self.started = self.said = time.monotonic()
-        self.first = 0
+        self.first = self.warm_up = 0
 
     def __enter__(self) -> RunProgress:
         self.bar.start()
@@ -79,8 +79,12 @@ class RunProgress:
     def step(self, done: int, loss: float) -> None:
         """Show that ``done`` images of this epoch have been seen, with the mean loss so far."""
         now = time.monotonic()
+        if self.warm_up < 3:  # the first steps of a process are slower than the rest
+            self.warm_up += 1
+            self.started, self.first = now, done
+            return
         self.rate = (done - self.first) / max(now - self.started, 1e-9)
-        if self.announce and now - self.started > 5:
+        if self.announce and now - self.started > 8:
             self.announce = False
             if self.left(done) > _LONG:
                 log.warning(

@@ -114,8 +114,8 @@ class Trainer:
             scaler.load_state_dict(resumed["scaler"])
             if average is not None:
                 average.load_state_dict(resumed["average"])
-            run.write_history([row for row in run.history() if row["epoch"] < epoch])
 
+        run.write_history([row for row in run.history() if row["epoch"] < epoch])
         forward = torch.compile(model) if self.compile else model
         epochs = schedule.total
         if self.max_steps is not None:
