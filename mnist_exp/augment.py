@@ -110,7 +110,12 @@ class RandomErasing(nn.Module):
         require(0 <= p <= 1, "augment erasing.p", p, "a probability between 0 and 1")
         ordered = len(scale) == 2 and 0 <= scale[0] <= scale[1] <= 1
         require(ordered, "augment erasing.scale", list(scale), "two ascending shares of the area between 0 and 1")
-        require(len(ratio) == 2 and 0 < ratio[0] <= ratio[1], "augment erasing.ratio", list(ratio), "two ascending ratios above 0")
+        require(
+            len(ratio) == 2 and 0 < ratio[0] <= ratio[1],
+            "augment erasing.ratio",
+            list(ratio),
+            "two ascending ratios above 0",
+        )
         self.p = p
         self.scale = scale
         self.ratio = ratio
@@ -118,8 +123,8 @@ class RandomErasing(nn.Module):
     def forward(self, images: Tensor, generator: Generator) -> Tensor:
         n, _, height, width = images.shape
         tries = n * self.TRIES
-        area = _uniform(tries, *self.scale, images, generator) * (height * width)
-        aspect = _uniform(tries, *map(math.log, self.ratio), images, generator).exp()
+        area = _uniform(tries, self.scale[0], self.scale[1], images, generator) * (height * width)
+        aspect = _uniform(tries, math.log(self.ratio[0]), math.log(self.ratio[1]), images, generator).exp()
         h = (area * aspect).sqrt().round().view(n, self.TRIES)
         w = (area / aspect).sqrt().round().view(n, self.TRIES)
         fits = (h < height) & (w < width)

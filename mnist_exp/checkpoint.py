@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -68,8 +67,8 @@ class Checkpoints:
         fresh = self.last.with_name("next.pth")
         save(fresh, {**state, "best": self.best})
         if self.last.exists():
-            os.replace(self.last, self.previous)
-        os.replace(fresh, self.last)
+            self.last.replace(self.previous)
+        fresh.replace(self.last)
         kept = {self.run.checkpoint(entry["epoch"]) for entry in self.best}
         for stale in set(self.run.checkpoints.glob(f"{self.run.prefix}_ckpt_epoch*.pth")) - kept:
             stale.unlink()
@@ -92,5 +91,7 @@ class Checkpoints:
             self.best = [entry for entry in state["best"] if self.run.checkpoint(entry["epoch"]).exists()]
             return state
         if problems:
-            log.warning("%s; no checkpoint before it can be read either, so starting from the first epoch", "; ".join(problems))
+            log.warning(
+                "%s; no checkpoint before it can be read either, so starting from the first epoch", "; ".join(problems)
+            )
         return None

@@ -44,7 +44,9 @@ def config_folder() -> str:
     for folder in (here / "conf", here.parent / "conf"):
         if (folder / "train.yaml").exists():
             return str(folder)
-    raise UserError(f"the config files are missing: neither {here / 'conf'} nor {here.parent / 'conf'} holds train.yaml")
+    raise UserError(
+        f"the config files are missing: neither {here / 'conf'} nor {here.parent / 'conf'} holds train.yaml"
+    )
 
 
 def main() -> None:
@@ -146,7 +148,9 @@ def _resume(arguments: list[str]) -> list[str]:
     if run.info["status"] != "finished":
         return [*arguments, f"hydra.run.dir='{run.path}'"]
     if not any(a.startswith("schedule.extra_epochs=") for a in arguments):
-        raise UserError(f"{run.path} is finished. To train it further, from schedule.resume_lr on, type schedule.extra_epochs=N too")
+        raise UserError(
+            f"{run.path} is finished. To train it further, from schedule.resume_lr on, type schedule.extra_epochs=N too"
+        )
     return [*OmegaConf.to_object(OmegaConf.load(run.hydra_overrides)), *arguments]  # type: ignore[misc]
 
 
@@ -157,7 +161,10 @@ def data(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m mnist_exp data", description="See, verify and install data sets.")
     commands = parser.add_subparsers(dest="action", required=True)
     root_help = "folder of the data sets, as in training"
-    names = {"status": "which data sets are there, and whether they are whole", "import": "verify and install from files"}
+    names = {
+        "status": "which data sets are there, and whether they are whole",
+        "import": "verify and install from files",
+    }
     for action, text in names.items():
         sub = commands.add_parser(action, help=text, description=text)
         if action == "import":

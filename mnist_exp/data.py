@@ -29,8 +29,12 @@ from mnist_exp.files import atomic_write
 log = logging.getLogger(__name__)
 
 _IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-_QMNIST = ("qmnist-train-images-idx3-ubyte", "qmnist-train-labels-idx2-int")
-_QMNIST += ("qmnist-test-images-idx3-ubyte", "qmnist-test-labels-idx2-int")
+_QMNIST = (
+    "qmnist-train-images-idx3-ubyte",
+    "qmnist-train-labels-idx2-int",
+    "qmnist-test-images-idx3-ubyte",
+    "qmnist-test-labels-idx2-int",
+)
 _IDX_TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 _IMPORT_HELP = "get the files and type `python -m mnist_exp data import PATH`"
 SAMPLE_MD5 = "b8ff62e444fa8656fdaf5b38040275c7"
@@ -207,10 +211,17 @@ class Data:
         require(self.name in known, "data.name", self.name, "one of " + ", ".join(known))
         require(self.val_size >= 0, "data.val_size", self.val_size, "at least 0 (0 trains on everything)")
         require(self.batch_size >= 1, "data.batch_size", self.batch_size, "at least 1")
-        require(self.train_limit is None or self.train_limit >= 1, "data.train_limit", self.train_limit, "null or at least 1")
+        require(
+            self.train_limit is None or self.train_limit >= 1,
+            "data.train_limit",
+            self.train_limit,
+            "null or at least 1",
+        )
         require(self.fallback in (None, "sample"), "data.fallback", self.fallback, "sample or null")
         require(self.num_workers >= 0, "data.num_workers", self.num_workers, "at least 0")
-        require(self.download_timeout > 0, "data.download_timeout", self.download_timeout, "a number of seconds above 0")
+        require(
+            self.download_timeout > 0, "data.download_timeout", self.download_timeout, "a number of seconds above 0"
+        )
         require(self.std > 0, "data.std", self.std, "above 0")
 
     def load(self) -> Splits:
@@ -275,7 +286,9 @@ class CustomData:
         require(0 <= self.val_size < len(labels), "data.val_size", self.val_size, allowed)
         rest, held = stratified(labels, self.val_size, self.split_seed)
         if self.train_limit is not None:
-            require(1 <= self.train_limit <= len(rest), "data.train_limit", self.train_limit, f"between 1 and {len(rest)}")
+            require(
+                1 <= self.train_limit <= len(rest), "data.train_limit", self.train_limit, f"between 1 and {len(rest)}"
+            )
             if self.train_limit < len(rest):
                 rest = rest[stratified(labels[rest], self.train_limit, self.split_seed)[1]]
 
@@ -295,7 +308,9 @@ def image_folder(root: str, mean: float, std: float, augment: bool) -> Any:
     if augment:
         steps.append(transforms.RandomAffine(8, (0.1, 0.1)))
     try:
-        return datasets.ImageFolder(root, transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(mean, std)]))
+        return datasets.ImageFolder(
+            root, transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(mean, std)])
+        )
     except FileNotFoundError as error:
         raise UserError(f"data.root: {error}; wanted {root}/<class>/<image>") from error
 
@@ -330,12 +345,12 @@ def _read(name: str, root: Path) -> tuple[list[Tensor], list[Tensor], str]:
         images, labels = parse_csv(contents[0], str(paths[0]))
         return [images], [labels], digest
     arrays = [parse_idx(content, str(path)) for content, path in zip(contents, paths, strict=True)]
-    images, labels = [], []
+    parts: tuple[list[Tensor], list[Tensor]] = ([], [])
     for part in (0, 2):
         pair = arrays[part], arrays[part + 1]
-        images.append(_check_images(pair[0], str(paths[part])))
-        labels.append(_check_labels(pair[1], len(pair[0]), str(paths[part + 1])))
-    return images, labels, digest
+        parts[0].append(_check_images(pair[0], str(paths[part])))
+        parts[1].append(_check_labels(pair[1], len(pair[0]), str(paths[part + 1])))
+    return *parts, digest
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -507,7 +522,9 @@ def install(path: Path, root: Path, name: str | None = None) -> str:
         if file in found:
             parse_idx(found[file], f"{path} ({file})")
             if source.md5 and _md5(found[file]) != source.md5[position]:
-                raise UserError(f"{path} ({file}) is damaged or not {name}: MD5 {_md5(found[file])}, should be {source.md5[position]}")
+                raise UserError(
+                    f"{path} ({file}) is damaged or not {name}: MD5 {_md5(found[file])}, should be {source.md5[position]}"
+                )
         elif not target.exists() and len(found) != 1:
             there = ", ".join(sorted(found)[:8]) or "nothing of use"
             raise UserError(f"{path} lacks {file} of {name}; it holds {there}")
@@ -517,7 +534,11 @@ def install(path: Path, root: Path, name: str | None = None) -> str:
     for target, content in chosen:
         _install(target, content)
     missing = [target.name for target in targets if not target.exists()]
-    more = f"; still missing: {', '.join(missing)}" if missing else f"; train with `python -m mnist_exp train data={name} data.root={root}`"
+    more = (
+        f"; still missing: {', '.join(missing)}"
+        if missing
+        else f"; train with `python -m mnist_exp train data={name} data.root={root}`"
+    )
     return f"{name}: verified and installed {len(chosen)} file(s) in {targets[0].parent}{more}"
 
 
@@ -540,12 +561,14 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
                         yield from _unpack(Path(info.filename).name, lambda info=info: archive.read(info))  # type: ignore[misc]
         elif path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
-                for file, key in zip(_IDX, ("x_train", "y_train", "x_test", "y_test"), strict=True):
+                for name, key in zip(_IDX, ("x_train", "y_train", "x_test", "y_test"), strict=True):
                     if key not in arrays:
-                        raise UserError(f"{path} lacks the array {key}; Keras' mnist.npz has x_train, y_train, x_test, y_test")
+                        raise UserError(
+                            f"{path} lacks the array {key}; Keras' mnist.npz has x_train, y_train, x_test, y_test"
+                        )
                     array = arrays[key].astype(np.uint8)
                     header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
-                    yield file, header + array.tobytes()
+                    yield name, header + array.tobytes()
         elif tarfile.is_tarfile(path):
             with tarfile.open(path) as archive:
                 for member in archive:

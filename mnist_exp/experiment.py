@@ -6,6 +6,7 @@ The only place that calls ``instantiate``.
 from __future__ import annotations
 
 import collections.abc
+import contextlib
 import dataclasses
 import datetime
 import errno
@@ -25,6 +26,7 @@ import time
 import traceback
 import types
 import typing
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -121,9 +123,7 @@ def build(config: DictConfig, warm_restart: bool = False) -> Components:
     allowed = f"at least {classes}, the classes of {splits.name}"
     require(config.model.num_classes >= classes, "model.num_classes", config.model.num_classes, allowed)
     splits = splits.to(trainer.device)
-    return Components(
-        splits, config.data.batch_size, model, augment, optimizer, schedule, trainer, evaluator, loggers
-    )
+    return Components(splits, config.data.batch_size, model, augment, optimizer, schedule, trainer, evaluator, loggers)
 
 
 class _Run:
@@ -208,7 +208,9 @@ class _Run:
         except OSError as error:
             self._end("failed", error=f"{type(error).__name__}: {error}")
             if error.errno in DISK_FULL:
-                message = f"the disk is full: {error.filename or self.folder.path} could not be written ({error.strerror})."
+                message = (
+                    f"the disk is full: {error.filename or self.folder.path} could not be written ({error.strerror})."
+                )
                 raise RunFailed(f"{message} Free some space, then type resume={self.folder.path}") from error
             raise
         except BaseException as error:
@@ -253,7 +255,9 @@ class _Run:
         if best is not None:
             metrics |= {"val_acc": best["val_acc"], "val_loss": best["val_loss"]}
         seconds = self.seconds_before + time.monotonic() - self.clock
-        self.folder.update(epoch=row["epoch"], seconds=round(seconds, 1), metrics=metrics, best_epoch=self._best_epoch())
+        self.folder.update(
+            epoch=row["epoch"], seconds=round(seconds, 1), metrics=metrics, best_epoch=self._best_epoch()
+        )
         for logger in self.parts.loggers:
             logger.log({k: v for k, v in row.items() if isinstance(v, float)}, row["epoch"])
 
@@ -327,7 +331,11 @@ class _Run:
         names = {"": "plain", "_tta": f"TTA x {self.parts.evaluator.tta_runs}", "_swa": "SWA"}
 
         def line(split: str, ensemble: str) -> str:
-            found = [f"{label} {metrics[f'{split}_acc{key}']:.2f} %" for key, label in names.items() if f"{split}_acc{key}" in metrics]
+            found = [
+                f"{label} {metrics[f'{split}_acc{key}']:.2f} %"
+                for key, label in names.items()
+                if f"{split}_acc{key}" in metrics
+            ]
             if ensemble in metrics:
                 found.append(f"top-{len(self.checkpoints.best)} ensemble {metrics[ensemble]:.2f} %")
             return "  ".join(found)
@@ -336,7 +344,12 @@ class _Run:
         if splits.val is not None:
             log.info("val      %s  (%s, chosen on this)", line("val", "val_ensemble_acc"), which)
         log.info("test     %s  (plain, 95 %% interval: %.2f to %.2f %%)", line("test", "ensemble_acc"), low, high)
-        log.info("time     %s at %.0f images/s on %s", clock(seconds), metrics["images_per_s"], _device_name(self.parts.trainer.device))
+        log.info(
+            "time     %s at %.0f images/s on %s",
+            clock(seconds),
+            metrics["images_per_s"],
+            _device_name(self.parts.trainer.device),
+        )
         log.info("results  %s", self.folder.path)
         data = splits.describe()
         log.info("data     {name}: {train:,} train, {val:,} val, {test:,} test, MD5 {md5}".format(**data))
@@ -374,7 +387,9 @@ def check_types(config: DictConfig, prefix: str = "") -> None:
             value = list(value)
         if isinstance(value, DictConfig) or _fits(value, hints[str(key)]):
             continue
-        raise UserError(f"{prefix}{key} is {value!r}, of type {type(value).__name__}; it must be {_describe(hints[str(key)])}")
+        raise UserError(
+            f"{prefix}{key} is {value!r}, of type {type(value).__name__}; it must be {_describe(hints[str(key)])}"
+        )
 
 
 def _type_hints(target: Any) -> dict[str, Any]:
@@ -383,7 +398,7 @@ def _type_hints(target: Any) -> dict[str, Any]:
         return {}
     try:
         found = pydoc.locate(target)
-        return typing.get_type_hints(found.__init__ if inspect.isclass(found) else found)  # type: ignore[misc]
+        return typing.get_type_hints(found.__init__ if inspect.isclass(found) else found)
     except Exception:  # instantiate will say what is wrong with it
         return {}
 
@@ -443,7 +458,9 @@ def _load_weights(model: nn.Module, weights: dict[str, Any], path: Path) -> None
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise UserError(f"the weights of {path} do not fit this model: {str(error).splitlines()[-1].strip()}") from error
+        raise UserError(
+            f"the weights of {path} do not fit this model: {str(error).splitlines()[-1].strip()}"
+        ) from error
 
 
 def _flat(config: DictConfig, prefix: str = "") -> dict[str, Any]:
@@ -459,17 +476,17 @@ def _flat(config: DictConfig, prefix: str = "") -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------- about this machine
 
 
-class _terminate_as_interrupt:
+@contextlib.contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
     """While inside, SIGTERM raises KeyboardInterrupt, as SIGINT does (main thread only)."""
-
-    def __enter__(self) -> None:
-        self.main = threading.current_thread() is threading.main_thread()
-        if self.main:
-            self.before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-
-    def __exit__(self, *exception: object) -> None:
-        if self.main:
-            signal.signal(signal.SIGTERM, self.before)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _pictures(split: Split | LoaderSplit) -> np.ndarray:
@@ -502,8 +519,12 @@ def _git_sha() -> str | None:
         return None
     try:
         git = ["git", "-C", str(here)]
-        sha = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "."], capture_output=True, text=True, timeout=10, check=True)
+        sha = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "."], capture_output=True, text=True, timeout=10, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return sha + ("+" if changed.stdout else "")

@@ -7,6 +7,8 @@ from typing import Any
 
 from mnist_exp.errors import UserError
 
+_MLFLOW_STATUS = {"finished": "FINISHED", "interrupted": "KILLED"}
+
 
 class TensorBoardLogger:
     """Write scalars to ``folder``/tensorboard of the run; view with ``tensorboard --logdir outputs``."""
@@ -16,22 +18,20 @@ class TensorBoardLogger:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise UserError("logger=tensorboard needs TensorBoard: `pip install 'mnist_exp[tensorboard]'`") from error
-        self.writer = SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
-        self.writer.add_text("config", "\n".join(f"    {k}: {v}" for k, v in parameters.items()))  # type: ignore[no-untyped-call]
+        self.writer = SummaryWriter(str(folder / "tensorboard"))
+        self.writer.add_text("config", "\n".join(f"    {k}: {v}" for k, v in parameters.items()))
 
     def log(self, metrics: dict[str, float], epoch: int | None = None) -> None:
         for key, value in metrics.items():
-            self.writer.add_scalar(key, value, epoch or 0)  # type: ignore[no-untyped-call]
-        self.writer.flush()  # type: ignore[no-untyped-call]
+            self.writer.add_scalar(key, value, epoch or 0)
+        self.writer.flush()
 
     def finish(self, status: str) -> None:
-        self.writer.close()  # type: ignore[no-untyped-call]
+        self.writer.close()
 
 
 class MLflowLogger:
     """Log parameters and metrics to MLflow: ``tracking_uri`` (a SQLite file by default) and ``experiment_name``."""
-
-    STATUS = {"finished": "FINISHED", "interrupted": "KILLED"}
 
     def __init__(self, tracking_uri: str, experiment_name: str):
         self.tracking_uri = tracking_uri
@@ -49,7 +49,9 @@ class MLflowLogger:
         experiment = found.experiment_id if found else self.client.create_experiment(self.experiment_name)
         # a resumed run goes on in the MLflow run of its folder
         runs = self.client.search_runs([experiment], f"tags.folder = '{folder}'")
-        self.run_id = (runs[0] if runs else self.client.create_run(experiment, tags={"folder": str(folder)}, run_name=folder.name)).info.run_id
+        self.run_id = (
+            runs[0] if runs else self.client.create_run(experiment, tags={"folder": str(folder)}, run_name=folder.name)
+        ).info.run_id
         self.client.update_run(self.run_id, "RUNNING")
         if not runs:
             for key, value in parameters.items():
@@ -60,4 +62,4 @@ class MLflowLogger:
             self.client.log_metric(self.run_id, key, value, step=epoch or 0)
 
     def finish(self, status: str) -> None:
-        self.client.set_terminated(self.run_id, self.STATUS.get(status, "FAILED"))
+        self.client.set_terminated(self.run_id, _MLFLOW_STATUS.get(status, "FAILED"))

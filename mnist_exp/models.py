@@ -26,7 +26,9 @@ class GhostBatchNorm2d(nn.BatchNorm2d):
 
     def __init__(self, num_features: int, ghost_batch_size: int, eps: float = 1e-5, momentum: float | None = 0.1):
         super().__init__(num_features, eps=eps, momentum=momentum)
-        require(ghost_batch_size >= 1, "model.ghost_batch_size", ghost_batch_size, "at least 1, or null for plain BatchNorm")
+        require(
+            ghost_batch_size >= 1, "model.ghost_batch_size", ghost_batch_size, "at least 1, or null for plain BatchNorm"
+        )
         self.ghost_batch_size = ghost_batch_size
 
     def ghost_indices(self, n: int) -> list[Tensor]:
@@ -45,6 +47,9 @@ class GhostBatchNorm2d(nn.BatchNorm2d):
         n = len(x)
         if not self.training or n <= self.ghost_batch_size:
             return super().forward(x)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
         # momentum None means a cumulative average, as in BatchNorm2d; swa_utils.update_bn relies on it
         momentum = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
@@ -59,8 +64,8 @@ class GhostBatchNorm2d(nn.BatchNorm2d):
             share = (stop - start) / n
             means.append(mean.view(ghosts, -1).mean(0) * share)
             variances.append(var.view(ghosts, -1).mean(0) * share)
-        self.running_mean.copy_(sum(means))
-        self.running_var.copy_(sum(variances))
+        self.running_mean.copy_(torch.stack(means).sum(0))
+        self.running_var.copy_(torch.stack(variances).sum(0))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def extra_repr(self) -> str:
@@ -112,7 +117,9 @@ class WideSmallResNet(nn.Module):
         require(blocks >= 1, "model.blocks", blocks, "at least 1")
         _check_model(channels, num_classes)
         width = channels[0]
-        self.stem = nn.Sequential(nn.Conv2d(1, width, 3, 1, 1, bias=False), _norm(width, ghost_batch_size), nn.ReLU(inplace=True))
+        self.stem = nn.Sequential(
+            nn.Conv2d(1, width, 3, 1, 1, bias=False), _norm(width, ghost_batch_size), nn.ReLU(inplace=True)
+        )
         stages = []
         for stage, out in enumerate(channels):
             for block in range(blocks):
@@ -162,5 +169,10 @@ class SmallCNN(nn.Module):
 
 
 def _check_model(channels: Sequence[int], num_classes: int) -> None:
-    require(len(channels) > 0 and min(channels) >= 1, "model.channels", list(channels), "widths of at least 1, such as [32,64,128]")
+    require(
+        len(channels) > 0 and min(channels) >= 1,
+        "model.channels",
+        list(channels),
+        "widths of at least 1, such as [32,64,128]",
+    )
     require(num_classes >= 2, "model.num_classes", num_classes, "at least 2")

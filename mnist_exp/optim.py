@@ -41,12 +41,12 @@ class Lookahead(Optimizer):
         return [p for group in self.base.param_groups for p in group["params"]]
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step of the base optimizer, and every k-th time the slow step; return the closure's loss."""
         fast = self._fast()
         if self.slow is None:  # as late as this, so that weights loaded after construction count
             self.slow = [p.clone() for p in fast]
-        loss = self.base.step(closure)  # type: ignore[arg-type]
+        loss = self.base.step(closure)
         self.counter += 1
         if self.counter == self.k:
             self.counter = 0
@@ -66,11 +66,11 @@ class Lookahead(Optimizer):
         if self.slow is not None:
             self.slow += [p.detach().clone() for p in self.base.param_groups[-1]["params"]]
 
-    def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
+    def state_dict(self) -> dict[str, Any]:
         """Return the base's state, the slow weights (None before the first step) and the counter."""
         return {"base": self.base.state_dict(), "slow": self.slow, "counter": self.counter}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.base.load_state_dict(state_dict["base"])
         slow = state_dict["slow"]
         if slow is not None:

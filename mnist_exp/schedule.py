@@ -59,7 +59,9 @@ class Schedule:
 
     def restarted(self) -> Schedule:
         """Return the schedule of a warm restart: ``extra_epochs`` epochs."""
-        require(self.extra_epochs >= 1, "schedule.extra_epochs", self.extra_epochs, "at least 1 to train a finished run on")
+        require(
+            self.extra_epochs >= 1, "schedule.extra_epochs", self.extra_epochs, "at least 1 to train a finished run on"
+        )
         return replace(self, initial_epochs=0)
 
 

@@ -104,12 +104,22 @@ def test_code_of_ones_own_can_be_allowed(command, place, monkeypatch):
 @pytest.mark.parametrize(
     "choice",
     [
-        *(f"{group}={name.stem}" for group in ("augment", "optimizer", "schedule", "model") for name in sorted((PACKAGE.parent / "conf" / group).glob("*.yaml"))),
+        *(
+            f"{group}={name.stem}"
+            for group in ("augment", "optimizer", "schedule", "model")
+            for name in sorted((PACKAGE.parent / "conf" / group).glob("*.yaml"))
+        ),
         *("experiment=fast", "debug=overfit", "debug=profile", "optimizer.base._target_=torch.optim.NAdam"),
     ],
 )
 def test_every_choice_trains(command, choice):
-    small = ["data=sample", "data.train_limit=32", "data.batch_size=16", "schedule.initial_epochs=1", "trainer.max_steps=24"]
+    small = [
+        "data=sample",
+        "data.train_limit=32",
+        "data.batch_size=16",
+        "schedule.initial_epochs=1",
+        "trainer.max_steps=24",
+    ]
     model = [] if choice.startswith(("model", "experiment")) else ["model=small_cnn"]
     drop = ["~optimizer.momentum"] if "NAdam" in choice else []
     done = command("train", choice, *model, *small, *drop)
@@ -158,13 +168,35 @@ def test_every_constant_of_the_original_is_a_key_with_its_default():
         "NORMALISE": (config.augment.strong.normalize.mean, config.evaluate.normalize.std),
     }
     assert found == {
-        **{"DEVICE": "auto", "SEED": 42, "BATCH_SIZE": 256, "GHOST_BATCH": 32, "GHOST_BN_UPDATE_BATCH": 512},
-        **{"NUM_CLASSES": 10, "EPOCHS": (2, 2), "FULL_EPOCHS": (200, 50), "RESUME": None},
-        **{"MIXPROB": 0.102, "MIXUP_ALPHA": 0.091, "CUTMIX_BETA": 0.35, "USE_CUTMIX_PROB": 0.8},
-        **{"FINAL_FRAC": 0.25, "SWA_START": 3, "BASE_LR": 0.01, "RESUME_LR": 5e-4, "ETA_MIN": 1e-6},
-        **{"MOMENTUM": 0.9, "WEIGHT_DECAY": 1.8e-5, "TTA_RUNS": 5, "SAVE_PREFIX": "mnist_seed42"},
-        **{"LOOKAHEAD": (5, 0.25), "SWA_LR": 0.01, "TOP": 3, "STRONG": (4, 8), "ERASING": (0.25, 0.02, 0.15)},
-        **{"LIGHT": (2, 4), "NORMALISE": (0.1307, 0.3081)},
+        "DEVICE": "auto",
+        "SEED": 42,
+        "BATCH_SIZE": 256,
+        "GHOST_BATCH": 32,
+        "GHOST_BN_UPDATE_BATCH": 512,
+        "NUM_CLASSES": 10,
+        "EPOCHS": (2, 2),
+        "FULL_EPOCHS": (200, 50),
+        "RESUME": None,
+        "MIXPROB": 0.102,
+        "MIXUP_ALPHA": 0.091,
+        "CUTMIX_BETA": 0.35,
+        "USE_CUTMIX_PROB": 0.8,
+        "FINAL_FRAC": 0.25,
+        "SWA_START": 3,
+        "BASE_LR": 0.01,
+        "RESUME_LR": 5e-4,
+        "ETA_MIN": 1e-6,
+        "MOMENTUM": 0.9,
+        "WEIGHT_DECAY": 1.8e-5,
+        "TTA_RUNS": 5,
+        "SAVE_PREFIX": "mnist_seed42",
+        "LOOKAHEAD": (5, 0.25),
+        "SWA_LR": 0.01,
+        "TOP": 3,
+        "STRONG": (4, 8),
+        "ERASING": (0.25, 0.02, 0.15),
+        "LIGHT": (2, 4),
+        "NORMALISE": (0.1307, 0.3081),
     }
 
 
@@ -205,7 +237,9 @@ def test_imports_run_downwards():
 
 
 def test_torchvision_imports_beside_a_torch_without_its_operators():
-    program = "from mnist_exp._torchvision import import_torchvision as i; print(i('torchvision.transforms.v2').__name__)"
+    program = (
+        "from mnist_exp._torchvision import import_torchvision as i; print(i('torchvision.transforms.v2').__name__)"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "torchvision.transforms.v2", done.stderr
 
@@ -215,7 +249,9 @@ def test_an_installed_wheel_works_from_any_folder(place, tmp_path_factory):
     home = tmp_path_factory.mktemp("wheel")
     subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", home, PACKAGE.parent], check=True)
     (wheel,) = home.glob("*.whl")
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", home / "site", wheel], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", home / "site", wheel], check=True
+    )
     program = f"import sys; sys.path.insert(0, {str(home / 'site')!r}); from mnist_exp.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", program, "train", *SMALL], capture_output=True, text=True, cwd=place)
     assert done.returncode == 0, done.stderr

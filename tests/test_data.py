@@ -119,7 +119,9 @@ def test_the_split_does_not_depend_on_the_runs_seed_and_limits_keep_validation(d
     everything = Data("sample", str(data_root), 0).load()
     assert everything.val is None
     assert len(everything.train) == 4000
-    digests = [hashlib.md5(i.numpy().tobytes()).digest() for part in (whole.train, whole.val, whole.test) for i in part.images]
+    digests = [
+        hashlib.md5(i.numpy().tobytes()).digest() for part in (whole.train, whole.val, whole.test) for i in part.images
+    ]
     assert len(set(digests)) >= 4990  # no image is in two splits, but for doubles in the data
 
 
@@ -240,7 +242,12 @@ def test_a_bad_import_names_the_file_and_changes_nothing(command, place, files, 
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"", "not an idx file"), (b"\0\0\x08\x01\0\0\0\x05abc", "torn"), (b"\0\0\x08\x03\0\0", "torn"), (b"PK\3\4", "not an idx")],
+    [
+        (b"", "not an idx file"),
+        (b"\0\0\x08\x01\0\0\0\x05abc", "torn"),
+        (b"\0\0\x08\x03\0\0", "torn"),
+        (b"PK\3\4", "not an idx"),
+    ],
 )
 def test_idx_files_are_checked(content, words):
     with pytest.raises(UserError, match=words):

@@ -42,7 +42,9 @@ def assert_same_result(one: Path, other: Path) -> None:
     for name in names[0]:
         weights = [torch.load(run / "checkpoints" / name, weights_only=True)["model"] for run in (one, other)]
         assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
-    timeless = [[{k: v for k, v in r.items() if k not in ("seconds", "images_per_s")} for r in rows(x)] for x in (one, other)]
+    timeless = [
+        [{k: v for k, v in r.items() if k not in ("seconds", "images_per_s")} for r in rows(x)] for x in (one, other)
+    ]
     assert timeless[0] == timeless[1]
     metrics = [{k: v for k, v in info(run)["metrics"].items() if k != "images_per_s"} for run in (one, other)]
     assert metrics[0] == metrics[1]
@@ -62,8 +64,12 @@ def test_a_run_leaves_its_folder_as_documented(shell, place):
     assert about["overrides"] == SMALL
     assert (about["seed"], about["device"], about["precision"]) == (42, "cpu", "fp32")
     assert about["dataset"] == {
-        **{"name": "sample", "train": 128, "val": 500, "test": 1000},
-        **{"md5": "b8ff62e444fa8656fdaf5b38040275c7", "split_seed": 0},
+        "name": "sample",
+        "train": 128,
+        "val": 500,
+        "test": 1000,
+        "md5": "b8ff62e444fa8656fdaf5b38040275c7",
+        "split_seed": 0,
     }
     assert about["versions"]["torch"] == torch.__version__
     assert about["parameters"] == 29_434
@@ -220,7 +226,7 @@ def test_a_finished_run_is_trained_further_in_a_new_one_from_resume_lr(command, 
     assert (place / "first" / "run.json").read_text() == before
     run = only_run(place)
     assert info(run)["warm_start"] == str(place / "first")
-    assert [float(r["lr"]) for r in rows(run)][0] == pytest.approx(1e-4)
+    assert float(rows(run)[0]["lr"]) == pytest.approx(1e-4)
     assert len(rows(run)) == 3
     first, second = float(rows(place / "first")[-1]["train_loss"]), float(rows(run)[0]["train_loss"])
     assert second < first + 0.1  # it did not start from random weights
