@@ -23,6 +23,8 @@ mnist_exp: compose a training run from small named parts, train it, and believe 
 
   python -m mnist_exp [train] [KEY=VALUE ...]           train; results in outputs/runs/<time>
   python -m mnist_exp train resume=RUN_FOLDER           go on where a run stopped
+  python -m mnist_exp --multirun hparams_search=optuna   search; again: finish what is left
+  python -m mnist_exp compare SWEEP_FOLDER              table, plots and best parameters of a search
   python -m mnist_exp data status                       which data sets are there
   python -m mnist_exp data import PATH [--name NAME]    verify and install a data set from files
   python -m mnist_exp train --help                      config groups and the whole default config
@@ -32,9 +34,17 @@ Examples:
   python -m mnist_exp train experiment=fast
   python -m mnist_exp train model.ghost_batch_size=64 augment.mix.prob=0 seed=1
 """
-COMMANDS = ("train", "data")
+COMMANDS = ("train", "compare", "data")
 # what a config may build; a person at the keyboard can allow more, a config file cannot
-WHITELIST = ("mnist_exp.*", "hydra_plugins.*", "torch.optim.*", "torch.nn.*", "torchvision.*", "logging.*")
+WHITELIST = (
+    "mnist_exp.*",
+    "hydra_plugins.*",
+    "torch.optim.*",
+    "torch.nn.*",
+    "optuna.pruners.*",
+    "torchvision.*",
+    "logging.*",
+)
 ALLOW = "MNIST_EXP_ALLOW"
 
 
@@ -96,7 +106,7 @@ def dispatch(arguments: list[str]) -> None:
     elif arguments and arguments[0] in ("-h", "--help"):
         print(USAGE, end="")
         return
-    {"train": train, "data": data}[command](arguments)
+    {"train": train, "compare": compare, "data": data}[command](arguments)
 
 
 def train(arguments: list[str]) -> None:
@@ -108,7 +118,7 @@ def train(arguments: list[str]) -> None:
     allowed = [*WHITELIST, *filter(None, os.environ.get(ALLOW, "").split(","))]
     failures: list[Exception] = []
 
-    def task(config: DictConfig) -> float | None:
+    def task(config: DictConfig) -> Any:
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
@@ -125,6 +135,12 @@ def train(arguments: list[str]) -> None:
             failures.append(error)  # raised below: through Hydra it would come with lines of Hydra's own
             return None
 
+    if any(a.startswith("hparams_search=") for a in arguments):
+        from hydra.core.plugins import Plugins
+
+        from mnist_exp.sweep import StudySweeper
+
+        Plugins.instance().register(StudySweeper)
     entry = hydra.main(config_path=config_folder(), config_name="train", execution_whitelist=allowed)(task)
     command, sys.argv = sys.argv, [sys.argv[0], *_resume(arguments)]
     try:
@@ -152,6 +168,19 @@ def _resume(arguments: list[str]) -> list[str]:
             f"{run.path} is finished. To train it further, from schedule.resume_lr on, type schedule.extra_epochs=N too"
         )
     return [*OmegaConf.to_object(OmegaConf.load(run.hydra_overrides)), *arguments]  # type: ignore[misc]
+
+
+def compare(arguments: list[str]) -> None:
+    """Carry out ``compare SWEEP_FOLDER``."""
+    import argparse
+
+    text = "Table, plots and best parameters of a search."
+    parser = argparse.ArgumentParser(prog="python -m mnist_exp compare", description=text)
+    parser.add_argument("folder", help="folder of a search: outputs/sweeps/<study>")
+    options = parser.parse_args(arguments)
+    from mnist_exp.compare import report_study
+
+    report_study(Path(options.folder))
 
 
 def data(arguments: list[str]) -> None:

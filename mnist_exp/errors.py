@@ -13,6 +13,10 @@ class RunFailed(Exception):
     """A run that was asked for rightly and went wrong, such as a loss that is not finite: what happened, what to try."""
 
 
+class TrialPruned(Exception):
+    """A trial of a search that was stopped early because others did better."""
+
+
 def require(condition: bool, key: str, found: Any, allowed: str) -> None:
     """Raise UserError saying that config key ``key`` is ``found`` where ``allowed`` was wanted, unless ``condition``."""
     if not condition:

@@ -21,7 +21,7 @@ class Evaluator:
 
     ``tta_runs`` fixed shifts of up to ``tta_shift`` pixels, drawn once from ``tta_seed``, no two the same; ``top_k``
     checkpoints in the ensemble; ``bn_update_batch_size`` images a batch when BN statistics of the weight average are
-    recomputed, and when scoring.
+    recomputed, and when scoring; ``test``: whether the test set is scored, once, at the end.
     """
 
     def __init__(
@@ -32,6 +32,7 @@ class Evaluator:
         tta_seed: int = 0,
         top_k: int = 3,
         bn_update_batch_size: int = 512,
+        test: bool = True,
     ):
         require(0 <= tta_shift < 28, "evaluate.tta_shift", tta_shift, "between 0 and 27 pixels")
         shifts = (2 * tta_shift + 1) ** 2
@@ -41,6 +42,7 @@ class Evaluator:
         self.normalize = normalize
         self.tta_runs = tta_runs
         self.top_k = top_k
+        self.test = test
         self.batch_size = bn_update_batch_size
         side = torch.arange(-tta_shift, tta_shift + 1)
         grid = torch.cartesian_prod(side, side)

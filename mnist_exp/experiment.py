@@ -35,6 +35,7 @@ import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
@@ -43,12 +44,13 @@ from torch.optim.swa_utils import AveragedModel
 from mnist_exp import plots
 from mnist_exp.checkpoint import Checkpoints, load, save
 from mnist_exp.data import LoaderSplit, Split, Splits
-from mnist_exp.errors import RunFailed, UserError, require
+from mnist_exp.errors import RunFailed, TrialPruned, UserError, require
 from mnist_exp.evaluate import PLAIN, Evaluator, accuracy, nll
 from mnist_exp.progress import clock
 from mnist_exp.run_folder import RunFolder, refuse_existing
 from mnist_exp.schedule import Schedule
 from mnist_exp.statistics import wilson
+from mnist_exp.sweep import TrialLink, storage_url
 from mnist_exp.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -73,10 +75,21 @@ class Components:
     loggers: list[Any]
 
 
-def run(config: DictConfig) -> float | None:
-    """Carry out the run that ``config`` describes, in Hydra's output folder; return ``optimized_metric``."""
+def run(config: DictConfig) -> Any:
+    """Carry out the run that ``config`` describes, in Hydra's output folder.
+
+    Return ``optimized_metric`` (None if the run has none); a trial of a search, what its sweeper needs to know.
+    """
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
+    if config.search is not None:
+        require(
+            hydra.mode is RunMode.MULTIRUN,
+            "hparams_search",
+            hydra.runtime.choices["hparams_search"],
+            "used with --multirun",
+        )
+        return _run_trial(config, folder)
     parent: RunFolder | None = None
     if config.resume is not None:
         parent = RunFolder.open(Path(config.resume).expanduser().absolute())
@@ -84,19 +97,67 @@ def run(config: DictConfig) -> float | None:
             return _Run(_saved_config(parent, config), parent, resumed=True).carry_out()
     # a mistake in the config is told before anything is written
     refuse_existing(folder)
+    _check(config)
+    return _Run(config, folder, warm_start=parent).carry_out()
+
+
+def _run_trial(config: DictConfig, folder: Path) -> dict[str, Any]:
+    """Carry out, or continue, a trial of a search; return what the sweeper tells its study.
+
+    However it ends, its folder holds a run.json that says so, since the sweeper may not live to hear of it.
+    """
+    try:
+        begun = RunFolder.open(folder) if (folder / "run.json").exists() else None
+        _check(config)
+        trial = _Run(config, folder if begun is None else begun, resumed=begun is not None)
+        value = trial.carry_out(_trial_link(config))
+        info = trial.folder.info
+        return {"status": info["status"], "value": value, "val_loss": info["metrics"].get("val_loss")}
+    except Exception as error:
+        log.error("%s", traceback.format_exc())
+        if not (folder / "run.json").exists():
+            facts = {
+                "status": "failed",
+                "error": f"{type(error).__name__}: {error}",
+                "metrics": {},
+                "prefix": "",
+                "name": folder.name,
+            }
+            RunFolder.create(
+                folder, {**facts, "overrides": list(HydraConfig.get().overrides.task)}, _hydra_files(config)
+            ).unlock()
+        raise
+
+
+def _trial_link(config: DictConfig) -> TrialLink | None:
+    hydra = HydraConfig.get()
+    url = storage_url(hydra.sweeper.storage, Path(hydra.sweep.dir))
+    try:
+        return TrialLink(
+            url, hydra.sweeper.study_name, config.search.trial, config.optimized_metric, instantiate(config.pruner)
+        )
+    except Exception as error:
+        log.warning("this worker cannot reach the study, so the trial cannot be pruned: %s", error)
+        return None
+
+
+def _check(config: DictConfig) -> None:
+    """Raise UserError for what no component would notice."""
     check_types(config)
     ok = isinstance(config.seed, int) and 0 <= config.seed < 2**32
     require(ok, "seed", config.seed, "a whole number between 0 and 4294967295")
     require(isinstance(config.tags, ListConfig), "tags", config.tags, "a list, such as [baseline]")
     ok = isinstance(config.save_prefix, str) and re.fullmatch(r"[\w.-]+", config.save_prefix) is not None
     require(ok, "save_prefix", config.save_prefix, "letters, digits, '_', '-' and '.': it begins file names")
+
+
+def _hydra_files(config: DictConfig) -> dict[str, str]:
     hydra_config = OmegaConf.masked_copy(HydraConfig.instance().cfg, ["hydra"])  # type: ignore[arg-type]
-    files = {
+    return {
         "config.yaml": OmegaConf.to_yaml(config),
         "hydra.yaml": OmegaConf.to_yaml(hydra_config),
-        "overrides.yaml": OmegaConf.to_yaml(hydra.overrides.task),
+        "overrides.yaml": OmegaConf.to_yaml(HydraConfig.get().overrides.task),
     }
-    return _Run(config, folder, files=files, warm_start=parent).carry_out()
 
 
 def build(config: DictConfig, warm_restart: bool = False) -> Components:
@@ -134,7 +195,6 @@ class _Run:
         config: DictConfig,
         folder: RunFolder | Path,
         resumed: bool = False,
-        files: dict[str, str] | None = None,
         warm_start: RunFolder | None = None,
     ):
         self.config = config
@@ -158,11 +218,13 @@ class _Run:
             "versions": {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}},
             "git_sha": _git_sha(),
             "error": None,
+            "traceback": None,
         }
         if isinstance(folder, RunFolder):
             self.folder = folder
             before = folder.info["dataset"]["md5"]
             require(splits.md5 == before, "data", splits.md5, f"the same as in the run that is resumed, MD5 {before}")
+            folder.lock()
             self.seconds_before = float(folder.info.get("seconds") or 0)
             folder.update(**facts, resumed=folder.info.get("resumed", 0) + 1)
         else:
@@ -186,11 +248,12 @@ class _Run:
                 "resumed": 0,
                 "warm_start": None if warm_start is None else str(warm_start.path),
             }
-            self.folder = RunFolder.create(folder, info, files or {})
+            self.folder = RunFolder.create(folder, info, _hydra_files(config))
         self.checkpoints = Checkpoints(self.folder, self.parts.evaluator.top_k)
 
-    def carry_out(self) -> float | None:
-        """Train and evaluate; leave a status in run.json however it ends."""
+    def carry_out(self, link: TrialLink | None = None) -> float | None:
+        """Train and evaluate; leave a status in run.json however it ends. Return ``optimized_metric`` if it has one."""
+        self.link = link
         try:
             with _terminate_as_interrupt():
                 log.info("run      %s", self.folder.path)
@@ -201,6 +264,10 @@ class _Run:
                     logger.start(self.folder.path, parameters)
                 metrics = self._train_and_evaluate()
                 self._end("finished", metrics=metrics, best_epoch=self._best_epoch())
+        except TrialPruned:
+            self._end("pruned", best_epoch=self._best_epoch())
+            log.info("pruned: other trials did better")
+            return None
         except KeyboardInterrupt:
             self._end("interrupted", error="interrupted")
             log.warning("Interrupted. Go on with: python -m mnist_exp train resume=%s", self.folder.path)
@@ -214,12 +281,9 @@ class _Run:
                 raise RunFailed(f"{message} Free some space, then type resume={self.folder.path}") from error
             raise
         except BaseException as error:
-            self._end("failed", error=f"{type(error).__name__}: {error}")
-            if not isinstance(error, UserError | RunFailed):
-                log.debug("%s", traceback.format_exc())
+            self._end("failed", error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
             raise
-        value = metrics.get(self.config.optimized_metric)
-        return None if value is None else float(value)
+        return metrics.get(self.config.optimized_metric)
 
     def _train_and_evaluate(self) -> dict[str, Any]:
         parts = self.parts
@@ -241,7 +305,7 @@ class _Run:
             resumed,
         )
         self._pictures_of_history()
-        log.info("Evaluating: test is scored once, now ...")
+        log.info("Evaluating%s ...", ": test is scored once, now" if parts.evaluator.test else "")
         metrics = self._evaluate(average)
         for logger in parts.loggers:
             logger.log({k: v for k, v in metrics.items() if isinstance(v, float)})
@@ -260,6 +324,8 @@ class _Run:
         )
         for logger in self.parts.loggers:
             logger.log({k: v for k, v in row.items() if isinstance(v, float)}, row["epoch"])
+        if self.link is not None and self.link.hopeless(row):
+            raise TrialPruned
 
     def _best_epoch(self) -> int | None:
         return self.checkpoints.best[0]["epoch"] if self.checkpoints.best else None
@@ -272,7 +338,7 @@ class _Run:
         scored: dict[str, dict[str, Any]] = {"val": {}, "test": {}}
 
         def score(name: str, module: nn.Module, shifts: Any = PLAIN) -> None:
-            for split_name, split in (("val", splits.val), ("test", splits.test)):
+            for split_name, split in (("val", splits.val), ("test", splits.test if evaluator.test else None)):
                 if split is not None:
                     scored[split_name][name] = evaluator.probabilities(module, split, parts.trainer.autocast(), shifts)
 
@@ -302,7 +368,8 @@ class _Run:
                 members = torch.stack([found[f"member{rank}"][0] for rank in range(len(best))])
                 key = "ensemble_acc" if split_name == "test" else "val_ensemble_acc"
                 metrics[key] = accuracy(members.mean(0), labels)
-        self._write_predictions(*scored["test"]["member0"])
+        if scored["test"]:
+            self._write_predictions(*scored["test"]["member0"])
         return metrics
 
     def _write_predictions(self, probs: torch.Tensor, labels: torch.Tensor) -> None:
@@ -326,8 +393,6 @@ class _Run:
 
     def _summary(self, metrics: dict[str, Any]) -> None:
         splits, seconds = self.parts.splits, self.seconds_before + time.monotonic() - self.clock
-        total = len(splits.test)
-        low, high = wilson(round(metrics["test_acc"] * total / 100), total)
         names = {"": "plain", "_tta": f"TTA x {self.parts.evaluator.tta_runs}", "_swa": "SWA"}
 
         def line(split: str, ensemble: str) -> str:
@@ -343,7 +408,10 @@ class _Run:
         which = f"best epoch {self._best_epoch()}" if self.checkpoints.best else "last epoch; nothing was selected"
         if splits.val is not None:
             log.info("val      %s  (%s, chosen on this)", line("val", "val_ensemble_acc"), which)
-        log.info("test     %s  (plain, 95 %% interval: %.2f to %.2f %%)", line("test", "ensemble_acc"), low, high)
+        if self.parts.evaluator.test:
+            total = len(splits.test)
+            low, high = wilson(round(metrics["test_acc"] * total / 100), total)
+            log.info("test     %s  (plain, 95 %% interval: %.2f to %.2f %%)", line("test", "ensemble_acc"), low, high)
         log.info(
             "time     %s at %.0f images/s on %s",
             clock(seconds),
@@ -360,6 +428,7 @@ class _Run:
             self.folder.update(status=status, seconds=round(seconds, 1), **changes)
         except OSError as error:
             log.warning("could not write the status %s to %s: %s", status, self.folder.path, error)
+        self.folder.unlock()
         for logger in self.parts.loggers:
             try:
                 logger.finish(status)

@@ -35,6 +35,7 @@ class RunFolder:
         for name, text in hydra_files.items():
             atomic_write(path / ".hydra" / name, text.encode())
         run = cls(path, {"format": _FORMAT, **info})
+        run.lock()
         run.update()
         run.write_history([])
         return run
@@ -54,6 +55,22 @@ class RunFolder:
         if info.get("format", 0) > _FORMAT:
             raise UserError(f"{file} was written by a newer mnist_exp (format {info['format']}, known: {_FORMAT})")
         return cls(path, info)
+
+    def lock(self) -> None:
+        """Keep other processes from writing this run until ``unlock`` or the end of this process, however it ends."""
+        from filelock import FileLock, Timeout
+
+        self._lock = FileLock(self.path / ".lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(
+                f"{self.path} is being written by another process; wait for it, or stop it first"
+            ) from error
+
+    def unlock(self) -> None:
+        """Let others write this run."""
+        self._lock.release()
 
     def update(self, **changes: Any) -> None:
         """Change run.json, atomically."""

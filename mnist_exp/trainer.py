@@ -37,6 +37,7 @@ class Trainer:
 
     ``device``: auto (a GPU if there is one), cpu, cuda, cuda:N or mps. ``precision``: auto (bf16 or fp16 on GPUs that
     have it, fp32 elsewhere), fp32, bf16 or fp16. ``compile``: torch.compile the training step's forward pass.
+    ``threads``: of the CPU.
     ``max_steps`` ends a run after that many steps. ``profile``: write a torch.profiler trace of the first 20 steps.
     Raises UserError for a device or precision that this machine does not have.
     """
@@ -46,10 +47,14 @@ class Trainer:
         device: str = "auto",
         precision: str = "auto",
         compile: bool = False,
+        threads: int | None = None,
         max_steps: int | None = None,
         profile: bool = False,
     ):
         require(max_steps is None or max_steps >= 1, "trainer.max_steps", max_steps, "null or at least 1")
+        require(threads is None or threads >= 1, "trainer.threads", threads, "null or at least 1")
+        if threads is not None:
+            torch.set_num_threads(threads)
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, self.device)
         self.compile = compile
@@ -122,7 +127,7 @@ class Trainer:
             epochs = min(epochs, math.ceil(self.max_steps / steps))
         scored = 0 if val is None else len(val)
         passes = evaluator.tta_runs + (0 if val is None else evaluator.top_k) + (0 if average is None else 1)
-        final = (scored + len(splits.test)) * passes + (0 if average is None else len(train))
+        final = (scored + evaluator.test * len(splits.test)) * passes + (0 if average is None else len(train))
         with (
             RunProgress(epochs, len(train), scored, final, self.device.type == "cpu") as progress,
             stop_on_signal() as stop,

@@ -1,0 +1,171 @@
+"""Reading what is in the outputs folders: so far, the trials of a search. Knows run folders and studies, no trainer."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from mnist_exp.errors import UserError
+from mnist_exp.sweep import best_trial, storage_url
+
+if TYPE_CHECKING:
+    import optuna
+
+log = logging.getLogger(__name__)
+# what the best trial passes on to a new experiment: what is computed, not where or as which trial
+_GROUPS = ("data", "model", "augment", "optimizer", "schedule")
+
+
+def report_study(folder: Path) -> None:
+    """Print the trials of the search in ``folder``; write its plots, and its best parameters as an experiment.
+
+    Raises UserError if there is no search in ``folder``.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    study = load_study(folder)
+    trials = [t for t in study.get_trials(deepcopy=False) if "duplicate_of" not in t.user_attrs]
+    best = best_trial(study)
+    names = sorted({name for trial in trials for name in trial.params})
+    metric = study.user_attrs["search"]["metric"]
+    table = Table(
+        title=f"{study.study_name}: {len(trials)} trials", title_justify="left", box=None, header_style="bold"
+    )
+    for column in (
+        "trial",
+        "state",
+        *(name.rpartition(".")[2] for name in names),
+        metric,
+        "val_loss",
+        "epochs",
+        "time",
+    ):
+        table.add_column(column, justify="left" if column == "state" else "right", no_wrap=True)
+    for trial in sorted(trials, key=lambda t: (t is not best, -(t.value if t.value is not None else -1e9), t.number)):
+        seconds = trial.duration.total_seconds() if trial.duration else None
+        loss = trial.user_attrs.get("val_loss")
+        table.add_row(
+            f"{trial.number}{' *' if best is not None and trial.number == best.number else ''}",
+            trial.state.name.lower(),
+            *(_cell(trial.params.get(name)) for name in names),
+            "" if trial.value is None else f"{trial.value:.3f}",
+            "" if loss is None else f"{loss:.4f}",
+            str(len(trial.intermediate_values)),
+            "" if seconds is None else f"{seconds:.0f} s",
+        )
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=max(120, 14 * (len(names) + 6)))
+    console.print(table)
+    if best is None:
+        console.print("no trial has finished yet")
+        return
+    for path in plot_study(study, folder / "results"):
+        console.print(f"plot     {path}", soft_wrap=True, highlight=False)
+    experiment = write_best(folder, best)
+    if experiment is not None:
+        console.print(f"best     {experiment}", soft_wrap=True, highlight=False)
+        command = f"python -m mnist_exp train --config-dir {folder / 'conf'} experiment=best"
+        console.print(f"retrain  {command}", soft_wrap=True, highlight=False)
+        seeds = command.replace("mnist_exp train", "mnist_exp --multirun")
+        console.print(f"seeds    {seeds} seed=1,2,3", soft_wrap=True, highlight=False)
+
+
+def load_study(folder: Path) -> optuna.Study:
+    """Return the study of the search in ``folder``, from its study.db or the storage its trials name."""
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    name, storage = None, None
+    for file in sorted(folder.glob("trial-*/.hydra/hydra.yaml")):
+        sweeper = yaml.safe_load(file.read_text())["hydra"]["sweeper"]
+        name, storage = sweeper["study_name"], sweeper["storage"]
+        break
+    if storage is None and not (folder / "study.db").exists():
+        raise UserError(f"{folder} holds no search: it has no study.db. Searches are in outputs/sweeps/<study>")
+    try:
+        return optuna.load_study(study_name=name, storage=storage_url(storage, folder))
+    except (SQLAlchemyError, ImportError, KeyError, ValueError) as error:
+        raise UserError(
+            f"the study of {folder} cannot be read: {str(error.__cause__ or error).splitlines()[0]}"
+        ) from error
+
+
+def plot_study(study: optuna.Study, folder: Path) -> list[Path]:
+    """Draw history, importance, slices and parallel coordinates of a study; return the PNG files."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+    import optuna
+    from optuna.visualization import matplotlib as draw
+
+    folder.mkdir(exist_ok=True)
+    metric = study.user_attrs["search"]["metric"]
+    drawn = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # optuna calls its matplotlib drawings experimental
+        figures = {
+            "history": lambda: draw.plot_optimization_history(study, target_name=metric),
+            "importance": lambda: draw.plot_param_importances(study, target_name=f"importance for {metric}"),
+            "slices": lambda: draw.plot_slice(study, target_name=metric),
+            "parallel": lambda: draw.plot_parallel_coordinate(study, target_name=metric),
+        }
+        for name, figure in figures.items():
+            try:
+                axes: Any = figure()
+            except (ValueError, RuntimeError, ZeroDivisionError) as error:  # too few finished trials, or all the same
+                log.warning("%s cannot be drawn yet: %s", name, error)
+                plt.close("all")
+                continue
+            canvas = (axes[0] if hasattr(axes, "__len__") else axes).figure
+            wide = 3.2 * len(study.best_params) if name == "slices" else 10 if name == "parallel" else 8
+            canvas.set_size_inches(wide, 4.5)
+            for one in canvas.axes:  # the dotted names are too long for ticks and labels
+                one.set_xlabel(one.get_xlabel().rpartition(".")[2])
+                labels = [text.get_text() for text in one.get_xticklabels()]
+                if name == "parallel" and any("." in text and not text[0].isdigit() for text in labels if text):
+                    one.set_xticks(one.get_xticks(), [text.rpartition(".")[2] for text in labels], rotation=20)
+                labels = [text.get_text() for text in one.get_yticklabels()]
+                if name == "importance":
+                    one.set_yticks(one.get_yticks(), [text.rpartition(".")[2] for text in labels])
+            path = folder / f"{name}.png"
+            canvas.savefig(path, dpi=110, bbox_inches="tight")
+            plt.close("all")
+            drawn.append(path)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return drawn
+
+
+def write_best(folder: Path, best: Any) -> Path | None:
+    """Write the best trial's choices and values as conf/experiment/best.yaml below ``folder``; return its path.
+
+    None if the trial's folder is not on this machine.
+    """
+    hydra = folder / f"trial-{best.number}" / ".hydra"
+    if not (hydra / "config.yaml").exists():
+        return None
+    config = yaml.safe_load((hydra / "config.yaml").read_text())
+    choices = yaml.safe_load((hydra / "hydra.yaml").read_text())["hydra"]["runtime"]["choices"]
+    values = {group: config[group] for group in _GROUPS}
+    values["data"].pop("root")  # where the data lie is this machine's business
+    header = (
+        "# @package _global_\n"
+        f"# The best of a search, trial {best.number}, by validation: {config['optimized_metric']} {best.value:.4f}.\n"
+        f"#   python -m mnist_exp train --config-dir {folder / 'conf'} experiment=best\n"
+    )
+    defaults = [{f"override /{group}": choices[group]} for group in _GROUPS]
+    target = folder / "conf" / "experiment" / "best.yaml"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(header + yaml.safe_dump({"defaults": defaults, **values}, sort_keys=False))
+    return target
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
