@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_exp.errors import RunFailed, UserError
+from mnist_exp.whitelist import ALLOW, execution_whitelist
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -35,17 +36,6 @@ Examples:
   python -m mnist_exp train model.ghost_batch_size=64 augment.mix.prob=0 seed=1
 """
 COMMANDS = ("train", "compare", "data")
-# what a config may build; a person at the keyboard can allow more, a config file cannot
-WHITELIST = (
-    "mnist_exp.*",
-    "hydra_plugins.*",
-    "torch.optim.*",
-    "torch.nn.*",
-    "optuna.pruners.*",
-    "torchvision.*",
-    "logging.*",
-)
-ALLOW = "MNIST_EXP_ALLOW"
 
 
 def config_folder() -> str:
@@ -115,7 +105,6 @@ def train(arguments: list[str]) -> None:
 
     # Hydra then raises instead of printing tracebacks, and report() has the last word
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    allowed = [*WHITELIST, *filter(None, os.environ.get(ALLOW, "").split(","))]
     failures: list[Exception] = []
 
     def task(config: DictConfig) -> Any:
@@ -141,7 +130,9 @@ def train(arguments: list[str]) -> None:
         from mnist_exp.sweep import StudySweeper
 
         Plugins.instance().register(StudySweeper)
-    entry = hydra.main(config_path=config_folder(), config_name="train", execution_whitelist=allowed)(task)
+    entry = hydra.main(config_path=config_folder(), config_name="train", execution_whitelist=execution_whitelist())(
+        task
+    )
     command, sys.argv = sys.argv, [sys.argv[0], *_resume(arguments)]
     try:
         entry()

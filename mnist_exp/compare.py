@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from mnist_exp.errors import UserError
-from mnist_exp.sweep import best_trial, storage_url
 
 if TYPE_CHECKING:
     import optuna
@@ -104,6 +103,7 @@ def plot_study(study: optuna.Study, folder: Path) -> list[Path]:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
     import optuna
+    from matplotlib.ticker import NullFormatter
     from optuna.visualization import matplotlib as draw
 
     folder.mkdir(exist_ok=True)
@@ -127,7 +127,10 @@ def plot_study(study: optuna.Study, folder: Path) -> list[Path]:
             canvas = (axes[0] if hasattr(axes, "__len__") else axes).figure
             wide = 3.2 * len(study.best_params) if name == "slices" else 10 if name == "parallel" else 8
             canvas.set_size_inches(wide, 4.5)
-            for one in canvas.axes:  # the dotted names are too long for ticks and labels
+            for one in canvas.axes:
+                if one.get_xscale() == "log":
+                    one.xaxis.set_minor_formatter(NullFormatter())
+                # the dotted names are too long for ticks and labels
                 one.set_xlabel(one.get_xlabel().rpartition(".")[2])
                 labels = [text.get_text() for text in one.get_xticklabels()]
                 if name == "parallel" and any("." in text and not text[0].isdigit() for text in labels if text):
@@ -169,3 +172,22 @@ def write_best(folder: Path, best: Any) -> Path | None:
 
 def _cell(value: Any) -> str:
     return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def storage_url(storage: str | None, folder: Path) -> str:
+    """Return the database of a search: ``storage``, or study.db in its folder."""
+    return storage or f"sqlite:///{folder.absolute() / 'study.db'}"
+
+
+def best_trial(study: optuna.Study) -> Any:
+    """Return the best finished trial, the lower validation loss where values are equal; None if there is none."""
+    from optuna.study import StudyDirection
+    from optuna.trial import TrialState
+
+    sign = 1 if study.direction is StudyDirection.MINIMIZE else -1
+    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return min(
+        finished,
+        key=lambda t: (sign * float(t.value or 0.0), t.user_attrs.get("val_loss", 0.0), t.number),
+        default=None,
+    )

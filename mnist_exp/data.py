@@ -231,7 +231,7 @@ class Data:
             try:
                 _download(name, root, self.download_timeout)
             except Exception as error:
-                reason = f"{name} is not below {root} and could not be downloaded: {error}"
+                reason = f"{name} is not below {root} and could not be downloaded: {' '.join(str(error).split())}"
                 if self.fallback is None:
                     raise UserError(f"{reason}\nEither {_IMPORT_HELP}, or allow data.fallback=sample") from error
                 name, val_size = "sample", min(val_size, 500)

@@ -43,6 +43,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from mnist_exp import plots
 from mnist_exp.checkpoint import Checkpoints, load, save
+from mnist_exp.compare import storage_url
 from mnist_exp.data import LoaderSplit, Split, Splits
 from mnist_exp.errors import RunFailed, TrialPruned, UserError, require
 from mnist_exp.evaluate import PLAIN, Evaluator, accuracy, nll
@@ -50,8 +51,9 @@ from mnist_exp.progress import clock
 from mnist_exp.run_folder import RunFolder, refuse_existing
 from mnist_exp.schedule import Schedule
 from mnist_exp.statistics import wilson
-from mnist_exp.sweep import TrialLink, storage_url
+from mnist_exp.sweep import TrialLink
 from mnist_exp.trainer import Trainer
+from mnist_exp.whitelist import execution_whitelist
 
 log = logging.getLogger(__name__)
 PACKAGES = ("mnist_exp", "torch", "torchvision", "hydra-core", "omegaconf", "optuna", "numpy")
@@ -497,7 +499,7 @@ def _describe(hint: Any) -> str:
 
 def _instantiate(config: DictConfig, group: str) -> Any:
     try:
-        return instantiate(config[group], _convert_="all")
+        return instantiate(config[group], _convert_="all", _execution_whitelist_=execution_whitelist())
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, UserError):

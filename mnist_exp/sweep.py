@@ -22,6 +22,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf, read_write
 
+from mnist_exp.compare import best_trial, report_study, storage_url
 from mnist_exp.errors import RunFailed, UserError, require
 from mnist_exp.progress import clock
 from mnist_exp.run_folder import RunFolder
@@ -36,11 +37,6 @@ _MOVABLE = ("paths.", "data.root", "trainer.device", "trainer.threads", "logger"
 _ATTEMPTS = 3  # starts of one trial whose worker dies every time
 _BEAT = 20.0  # seconds between signs of life of a sweeper
 _SILENT = 120.0  # seconds after which a sweeper on another machine counts as dead
-
-
-def storage_url(storage: str | None, folder: Path) -> str:
-    """Return the database of a search: ``storage``, or study.db in its folder."""
-    return storage or f"sqlite:///{folder.absolute() / 'study.db'}"
 
 
 class StudySweeper(Sweeper):
@@ -372,8 +368,6 @@ class StudySweeper(Sweeper):
             raise RunFailed(
                 f"no trial of {self.study.study_name} has finished; the first ended with: {errors[0] if errors else '-'}"
             )
-        from mnist_exp.compare import report_study
-
         report_study(self.folder)
 
     # ------------------------------------------------------------------------------------------------ signs of life
@@ -403,16 +397,6 @@ class StudySweeper(Sweeper):
         if host == socket.gethostname():
             return _birth(int(pid)) == birth
         return time.time() - float(self.study.user_attrs.get(f"alive {owner}", 0)) < _SILENT
-
-
-def best_trial(study: optuna.Study) -> Any:
-    """Return the best finished trial, the lower validation loss where values are equal; None if there is none."""
-    from optuna.study import StudyDirection
-    from optuna.trial import TrialState
-
-    sign = 1 if study.direction is StudyDirection.MINIMIZE else -1
-    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return min(finished, key=lambda t: (sign * float(t.value or 0.0), t.user_attrs.get("val_loss", 0.0), t.number), default=None)
 
 
 class TrialLink:

@@ -1,0 +1,379 @@
+"""Searches through the command line: finished, killed, failed, pruned, shared."""
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+import yaml
+from conftest import info
+
+from mnist_exp.compare import best_trial
+
+TINY = [
+    *("--multirun", "hparams_search=quick", "data.train_limit=64", "data.batch_size=32", "evaluate.tta_runs=1"),
+    *("schedule.initial_epochs=2", "schedule.extra_epochs=0"),
+]
+# the five searched keys held still, so that a test can search over others
+STILL = [
+    *("augment.mix.prob=0.1", "augment.mix.mixup_alpha=0.1", "augment.mix.cutmix_beta=0.4"),
+    *("optimizer.lr=0.01", "optimizer.weight_decay=1e-5"),
+]
+BASELINE = {
+    "augment.mix.prob": 0.102,
+    "augment.mix.mixup_alpha": 0.091,
+    "augment.mix.cutmix_beta": 0.35,
+    "optimizer.lr": 0.01,
+    "optimizer.weight_decay": 1.8e-5,
+}
+
+
+def trials(place: Path, name: str = "quick") -> list[optuna.trial.FrozenTrial]:
+    url = f"sqlite:///{place}/outputs/sweeps/{name}/study.db"
+    found = optuna.load_study(study_name=name, storage=url).get_trials(deepcopy=False)
+    return [t for t in found if "duplicate_of" not in t.user_attrs]
+
+
+def states(place: Path) -> list[str]:
+    return [t.state.name for t in trials(place)]
+
+
+def test_a_search_starts_from_the_original_and_leaves_what_one_needs(command, place):
+    done = command(*TINY, "hydra.sweeper.n_trials=3")
+    assert done.status == 0, done.err
+    first, *others = trials(place)
+    assert first.params == BASELINE
+    assert states(place) == ["COMPLETE"] * 3
+    assert all(t.params != BASELINE for t in others)
+    sweep = place / "outputs" / "sweeps" / "quick"
+    for trial in (first, *others):
+        run = sweep / f"trial-{trial.number}"
+        about = info(run)
+        assert about["status"] == "finished"
+        assert trial.value == about["metrics"]["val_acc"]
+        assert trial.user_attrs["val_loss"] == about["metrics"]["val_loss"]
+        assert list(trial.intermediate_values) == [1, 2]
+        assert not [key for key in about["metrics"] if "test" in key or key == "ensemble_acc"], "test was looked at"
+        assert not (run / "results" / "predictions.npz").exists()
+        config = yaml.safe_load((run / ".hydra" / "config.yaml").read_text())
+        assert config["optimizer"]["lr"] == trial.params["optimizer.lr"]
+    lines = [line for line in done.out.splitlines() if line.startswith("trial ")]
+    assert len(lines) == 3
+    assert "lr 0.01" in lines[0]
+    assert "left 0" in lines[2]
+    assert "epoch 1/2" not in done.out
+    for name in ("history", "importance", "slices", "parallel"):
+        assert (sweep / "results" / f"{name}.png").stat().st_size > 5000
+    again = command("compare", str(sweep))
+    assert again.status == 0
+    assert "quick: 3 trials" in again.out
+
+    best = best_trial(optuna.load_study(study_name="quick", storage=f"sqlite:///{sweep}/study.db"))
+    retrained = command("train", "--config-dir", str(sweep / "conf"), "experiment=best", "hydra.run.dir=best")
+    assert retrained.status == 0, retrained.err
+    about = info(place / "best")
+    assert about["metrics"]["val_acc"] == pytest.approx(best.value), "the best parameters do not give the best trial"
+    assert "test_acc" in about["metrics"]
+    seeds = command(
+        "--multirun", "--config-dir", str(sweep / "conf"), "experiment=best", "seed=1,2", "hydra.sweep.dir=seeds"
+    )
+    assert seeds.status == 0, seeds.err
+    assert {info(run)["seed"] for run in (place / "seeds").glob("trial-*")} == {1, 2}
+
+
+def test_repeating_the_command_does_what_is_left_and_no_point_twice(command, place):
+    assert command(*TINY, "hydra.sweeper.n_trials=2").status == 0
+    before = [(t.params, t.value, t.datetime_complete) for t in trials(place)]
+    assert command(*TINY, "hydra.sweeper.n_trials=2").status == 0
+    assert [(t.params, t.value, t.datetime_complete) for t in trials(place)] == before
+    assert command(*TINY, "hydra.sweeper.n_trials=5").status == 0
+    after = trials(place)
+    assert [(t.params, t.value, t.datetime_complete) for t in after[:2]] == before
+    assert [t.number for t in after] == list(range(5))
+    points = [tuple(sorted(t.params.items())) for t in after]
+    assert len(set(points)) == 5
+
+
+def wait_until(condition, seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_search_that_is_killed_twice_completes(place, number):
+    arguments = [
+        *TINY,
+        "hydra.sweeper.n_trials=4",
+        "schedule.initial_epochs=3",
+        "data.train_limit=1500",
+        "data.batch_size=4",
+    ]
+    words = [sys.executable, "-m", "mnist_exp", *arguments]
+    sweep = place / "outputs" / "sweeps" / "quick"
+    for trial in (0, 2):
+        process = subprocess.Popen(words, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        history = sweep / f"trial-{trial}" / "history.csv"
+        wait_until(lambda h=history: h.exists() and len(h.read_text().splitlines()) >= 2)
+        process.send_signal(number)
+        assert process.wait(60) == (130 if number == signal.SIGINT else -signal.SIGKILL)
+        assert states(place)[trial] == "RUNNING"
+    params = trials(place)[2].params
+    done = subprocess.run(words, cwd=place, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert states(place) == ["COMPLETE"] * 4
+    assert trials(place)[2].params == params
+    assert [info(sweep / f"trial-{n}")["resumed"] for n in range(4)] == [1, 0, 1, 0]
+    assert list(trials(place)[0].intermediate_values) == [1, 2, 3]
+    assert len({tuple(t.params.values()) for t in trials(place)}) == 4
+
+
+def test_results_that_a_killed_sweeper_never_heard_of_are_taken_over(command, place):
+    assert command(*TINY, "hydra.sweeper.n_trials=2").status == 0
+    import sqlite3
+
+    path = place / "outputs" / "sweeps" / "quick" / "study.db"
+    with sqlite3.connect(path) as base:  # as if it had died between the end of trial 1 and telling of it
+        base.execute("update trials set state='RUNNING', datetime_complete=null where number=1")
+        base.execute("delete from trial_values where trial_id=(select trial_id from trials where number=1)")
+        base.execute(
+            "update trial_user_attributes set value_json='\"nowhere 1 1\"' where key='owner' and value_json like '%'"
+        )
+    value = info(path.parent / "trial-1")["metrics"]["val_acc"]
+    written = (path.parent / "trial-1" / "history.csv").stat().st_mtime_ns
+    assert command(*TINY, "hydra.sweeper.n_trials=2").status == 0
+    assert states(place) == ["COMPLETE"] * 2
+    assert trials(place)[1].value == value
+    assert (path.parent / "trial-1" / "history.csv").stat().st_mtime_ns == written
+
+
+def test_a_failure_costs_one_trial_and_keeps_its_traceback(command, place):
+    grid = [*STILL, "hydra/sweeper/sampler=grid", "data.batch_size=choice(32,0,64)"]
+    done = command(*[a for a in TINY if "batch_size" not in a], *grid, "hydra.sweeper.n_trials=9")
+    assert done.status == 0, done.err
+    assert sorted(states(place)) == ["COMPLETE", "COMPLETE", "FAIL"]
+    (failed,) = (t for t in trials(place) if t.state.name == "FAIL")
+    run = place / "outputs" / "sweeps" / "quick" / f"trial-{failed.number}"
+    assert info(run)["status"] == "failed"
+    assert "data.batch_size is 0" in info(run)["error"]
+    assert "Traceback" in (run / "train.log").read_text()
+    assert "data.batch_size is 0" in done.out
+
+
+def test_a_loss_that_is_not_finite_is_a_failed_trial(command, place):
+    more = [*STILL[:3], STILL[4], "optimizer=sgd", "optimizer.lr=choice(0.01,1e30)", "hydra/sweeper/sampler=grid"]
+    assert command(*TINY, *more).status == 0
+    (failed,) = (t for t in trials(place) if t.state.name == "FAIL")
+    assert failed.params == {"optimizer.lr": 1e30}
+    assert "not finite" in failed.user_attrs["error"]
+
+
+def test_when_all_trials_fail_one_message_says_why(command, place):
+    grid = [*STILL, "hydra/sweeper/sampler=grid", "data.batch_size=choice(0,-1)"]
+    done = command(*[a for a in TINY if "batch_size" not in a], *grid)
+    assert done.status == 1
+    assert "no trial of quick has finished" in done.err
+    assert "data.batch_size" in done.err
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("pruner", ["median", "halving", "none"])
+def test_hopeless_trials_are_pruned(command, place, pruner):
+    space = [
+        *STILL[:3],
+        STILL[4],
+        "optimizer=adamw",
+        "optimizer.lr=choice(0.01,1e-9,2e-9)",
+        "hydra/sweeper/sampler=grid",
+    ]
+    more = ["schedule.initial_epochs=6", "data.train_limit=500", f"pruner={pruner}"]
+    if pruner == "median":
+        more += ["pruner.n_startup_trials=1", "pruner.n_warmup_steps=0"]
+    assert command(*TINY, *space, *more, "++search.baseline={optimizer.lr:0.01}").status == 0
+    good, *hopeless = sorted(trials(place), key=lambda t: -t.params["optimizer.lr"])
+    assert good.state.name == "COMPLETE"
+    epochs = [len(t.intermediate_values) for t in hopeless]
+    runs = [place / "outputs" / "sweeps" / "quick" / f"trial-{t.number}" for t in hopeless]
+    if pruner == "none":
+        assert epochs == [6, 6]
+        return
+    assert [t.state.name for t in hopeless] == ["PRUNED", "PRUNED"]
+    assert max(epochs) < 6
+    assert [info(run)["status"] for run in runs] == ["pruned"] * 2
+    assert [info(run)["epoch"] for run in runs] == epochs
+
+
+def test_equal_scores_are_told_apart_by_the_loss():
+    study = optuna.create_study(direction="maximize")
+    for value, loss in ((98.0, 0.3), (99.0, 0.2), (99.0, 0.1), (99.0, 0.15)):
+        trial = study.ask()
+        trial.set_user_attr("val_loss", loss)
+        study.tell(trial, value)
+    assert best_trial(study).number == 2
+
+
+def test_the_search_takes_other_experiments_metrics_and_dimensions(command, place):
+    more = ["experiment=fast", "data=sample", "optimized_metric=val_loss", "hydra.sweeper.direction=minimize"]
+    sizes = ["model.ghost_batch_size=choice(8,16)", "hydra.sweeper.n_trials=2", "hydra.sweeper.study_name=other"]
+    arguments = [TINY[0], more[0], "hparams_search=random", *more[1:], *sizes, *TINY[2:5], "trainer.max_steps=2"]
+    done = command(*arguments)
+    assert done.status == 0, done.err
+    first, second = trials(place, "other")
+    assert set(first.params) == {*BASELINE, "model.ghost_batch_size"} == set(second.params)
+    config = yaml.safe_load((place / "outputs/sweeps/other/trial-1/.hydra/config.yaml").read_text())
+    assert config["model"]["ghost_batch_size"] == second.params["model.ghost_batch_size"]
+    assert config["optimizer"]["_target_"] == "torch.optim.AdamW"
+    assert first.value == info(place / "outputs/sweeps/other/trial-0")["metrics"]["val_loss"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["hydra.sweeper.n_trials=0"], ["hydra.sweeper.n_trials is 0", "at least 1"]),
+        (["hydra.sweeper.n_trials=-3"], ["hydra.sweeper.n_trials is -3"]),
+        (["hydra.sweeper.n_jobs=0"], ["hydra.sweeper.n_jobs is 0"]),
+        (["optimized_metric=test_acc"], ["optimized_metric is test_acc", "val_acc", "never looks at the test set"]),
+        (["optimized_metric=vall_acc"], ["optimized_metric is vall_acc"]),
+        (["optimized_metric=val_loss"], ["hydra.sweeper.direction", "minimize"]),
+        (["pruner=medain"], ["pruner/medain", "median", "halving"]),
+        (["pruner._target_=optuna.pruners.Nothing"], ["pruner", "Nothing"]),
+        (["pruner.n_startup_trials=-1"], ["pruner cannot be built"]),
+        (
+            ["hydra.sweeper.storage=postgresql+psycopg://me:secret@127.0.0.1:1/x"],
+            ["***@127.0.0.1:1", "hydra.sweeper.storage"],
+        ),
+        (["hydra.sweeper.storage=nonsense"], ["hydra.sweeper.storage=nonsense"]),
+        (["hydra.sweeper.study_name=a/b"], ["hydra.sweeper.study_name"]),
+        (["data.val_size=0"], ["data.val_size is 0"]),
+        (["optimizer.lrr=interval(0,1)"], ["optimizer.lrr"]),
+    ],
+)
+def test_mistakes_are_told_before_any_training(command, place, arguments, words):
+    done = command(*TINY, *arguments)
+    assert done.status == 2, done.err
+    for word in words:
+        assert word in done.err
+    assert "secret" not in done.err
+    assert "Traceback" not in done.err
+    assert not list(place.glob("outputs/sweeps/*/trial-*"))
+
+
+def test_a_search_without_multirun_is_refused(command, place):
+    done = command("train", "hparams_search=quick")
+    assert done.status == 2
+    assert "--multirun" in done.err
+
+
+def test_another_search_does_not_get_into_a_study(command, place):
+    assert command(*TINY, "hydra.sweeper.n_trials=1").status == 0
+    for change in ("optimizer.lr=interval(0.1,0.5)", "optimizer.momentum=0.5"):
+        done = command(*TINY, "hydra.sweeper.n_trials=2", change)
+        assert done.status == 2
+        assert "hydra.sweeper.study_name=NEW_NAME" in done.err
+    assert len(trials(place)) == 1
+    assert command(*TINY, "hydra.sweeper.n_trials=2", "trainer.device=cpu").status == 0
+
+
+def test_compare_names_what_is_not_a_search(command, place):
+    done = command("compare", "nowhere")
+    assert done.status == 2
+    assert "nowhere holds no search" in done.err
+
+
+def has(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def test_two_processes_share_the_trials_and_the_threads(shell, place):
+    done = shell(*TINY, "hydra/launcher=joblib", "hydra.sweeper.n_trials=3", "pruner=none")
+    assert done.status == 0, done.err
+    assert states(place) == ["COMPLETE"] * 3
+    config = yaml.safe_load((place / "outputs/sweeps/quick/trial-1/.hydra/config.yaml").read_text())
+    assert config["trainer"]["threads"] == max(1, len(os.sched_getaffinity(0)) // 2)
+
+
+def test_a_dead_worker_does_not_end_the_search(shell, place, monkeypatch):
+    (place / "mine.py").write_text(
+        "import os, pathlib\nfrom mnist_exp.models import SmallCNN\n"
+        "class Net(SmallCNN):\n"
+        "    def forward(self, x):\n"
+        "        flag = pathlib.Path(os.environ['FLAG'])\n"
+        "        if self.training and not flag.exists():\n"
+        "            flag.touch()\n            os._exit(7)\n"
+        "        return super().forward(x)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(place))
+    monkeypatch.setenv("MNIST_EXP_ALLOW", "mine.*")
+    monkeypatch.setenv("FLAG", str(place / "died"))
+    done = shell(*TINY, "model._target_=mine.Net", "hydra/launcher=joblib", "hydra.sweeper.n_trials=3")
+    assert done.status == 0, done.err + done.out
+    assert (place / "died").exists()
+    assert "a worker died" in done.out
+    assert [s for s in states(place) if s != "COMPLETE"] in ([], ["PRUNED"])
+
+
+@pytest.mark.slow
+def test_submitit_runs_the_trials(shell, place):
+    done = shell(*TINY, "hydra/launcher=submitit_local", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=2")
+    assert done.status == 0, done.err
+    assert states(place) == ["COMPLETE"] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has("ray"), reason="ray is not installed: pip install 'mnist_exp[ray]'")
+def test_ray_runs_the_trials(shell, place):
+    done = shell(*TINY, "hydra/launcher=ray", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=2")
+    assert done.status == 0, done.err
+    assert states(place) == ["COMPLETE"] * 2
+
+
+@pytest.fixture
+def postgres(tmp_path_factory):
+    """A PostgreSQL of Debian's package, started for this test; yields the study's URL."""
+    binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not binaries or not shutil.which("runuser") or os.geteuid() != 0:
+        pytest.skip("needs Debian's postgresql package, and root to start it as its own user")
+    binary = binaries[-1].parent
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    home = Path("/tmp") / f"mnist_exp_postgres_{port}"
+    home.mkdir()
+    shutil.chown(home, "postgres")
+    user = ["runuser", "-u", "postgres", "--"]
+    subprocess.run([*user, binary / "initdb", "-D", home / "db", "-A", "trust"], check=True, capture_output=True)
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={home}"
+    server = [*user, binary / "pg_ctl", "-D", home / "db", "-w", "-o", options, "-l", home / "log"]
+    subprocess.run([*server, "start"], check=True, capture_output=True)
+    yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
+    subprocess.run([*user, binary / "pg_ctl", "-D", home / "db", "-m", "immediate", "stop"], capture_output=True)
+    shutil.rmtree(home)
+
+
+@pytest.mark.slow
+def test_two_sweepers_share_one_study_in_postgresql(place, postgres):
+    arguments = [*TINY, "hydra.sweeper.n_trials=6", f"hydra.sweeper.storage={postgres}"]
+    words = [sys.executable, "-m", "mnist_exp", *arguments]
+    both = [
+        subprocess.Popen(
+            [*words, f"paths.outputs=machine{n}"], cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for n in range(2)
+    ]
+    outputs = [process.communicate(timeout=200) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    study = optuna.load_study(study_name="quick", storage=postgres)
+    found = study.get_trials(deepcopy=False)
+    assert all(t.state.is_finished() for t in found)
+    assert 6 <= len(found) <= 7
+    assert len({json.dumps(t.params, sort_keys=True) for t in found}) == len(found)
+    assert len({t.user_attrs["owner"] for t in found}) == 2
