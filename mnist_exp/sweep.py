@@ -159,7 +159,8 @@ class StudySweeper(Sweeper):
                 if known is None:
                     study.set_user_attr("search", search)
                     study.set_user_attr("folder", str(self.folder))
-                    study.enqueue_trial(self._baseline())
+                    if not isinstance(self._sampler(0), optuna.samplers.GridSampler):
+                        study.enqueue_trial(self._baseline())
             except (SQLAlchemyError, ImportError, optuna.exceptions.StorageInternalError, ValueError) as error:
                 hidden = re.sub(r"//[^@/]*@", "//***@", url)
                 reason = str(error.__cause__ or error).strip().splitlines()[0]
@@ -270,7 +271,7 @@ class StudySweeper(Sweeper):
             if not same:
                 return self._take(trial.number, trial._trial_id, dict(trial.params))
             trial.set_user_attr("duplicate_of", same[0])
-            self.study.tell(trial, state=TrialState.FAIL)
+            self._close(trial.number, state=TrialState.FAIL)
         log.warning("the sampler proposes only points that have been tried: the search ends here")
         return None
 
@@ -338,10 +339,10 @@ class StudySweeper(Sweeper):
             if found is not None:
                 self.study._storage.set_trial_user_attr(trial._trial_id, key, found)
         if status == "finished" and value is not None:
-            self.study.tell(number, value)
+            self._close(number, values=value)
         else:
             pruned = status == "pruned" and bool(trial.intermediate_values)
-            self.study.tell(number, state=TrialState.PRUNED if pruned else TrialState.FAIL)
+            self._close(number, state=TrialState.PRUNED if pruned else TrialState.FAIL)
         self.done_here += 1
         trials = self.study.get_trials(deepcopy=False)
         left = max(0, self.n_trials - sum(t.state.is_finished() for t in trials if "duplicate_of" not in t.user_attrs))
@@ -359,6 +360,13 @@ class StudySweeper(Sweeper):
         )
         if error is not None and status == "failed":
             log.warning("  %s (%s)", error.splitlines()[0], self.folder / f"trial-{number}" / "train.log")
+
+    def _close(self, number: int, **outcome: Any) -> None:
+        try:
+            self.study.tell(number, **outcome)
+        except RuntimeError as error:  # how the grid sampler says that its grid is done; the trial has been recorded
+            if "Study.stop" not in str(error):
+                raise
 
     def _report(self) -> None:
         best = best_trial(self.study)

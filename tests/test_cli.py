@@ -121,6 +121,8 @@ def test_every_choice_trains(command, choice):
         "schedule.initial_epochs=1",
         "trainer.max_steps=24",
     ]
+    if choice == "model=wide_small_resnet":
+        small += ["model.blocks=1", "model.channels=[4,8]"]
     model = [] if choice.startswith(("model", "experiment")) else ["model=small_cnn"]
     drop = ["~optimizer.momentum"] if "NAdam" in choice else []
     done = command("train", choice, *model, *small, *drop)

@@ -1,0 +1,107 @@
+"""What a search costs: the framework's share of a trial, what a second worker brings, what pruning saves.
+
+Runs real searches (hparams_search=quick: the small CNN on the bundled digits) in a folder of their own and reads their
+studies. Each comparison is of searches run one after another in the same call.
+
+    python scripts/bench_sweep.py [overhead] [workers] [pruning]
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import optuna
+import torch
+from hydra import compose, initialize_config_dir
+
+from mnist_exp import cli
+from mnist_exp.checkpoint import Checkpoints
+from mnist_exp.compare import best_trial, load_study
+from mnist_exp.experiment import build
+from mnist_exp.run_folder import RunFolder
+
+
+def search(folder: Path, name: str, *overrides: str) -> tuple[optuna.Study, float]:
+    """Run a search; return its study and its wall time in seconds."""
+    words = [
+        sys.executable,
+        "-m",
+        "mnist_exp",
+        "--multirun",
+        "hparams_search=quick",
+        f"hydra.sweeper.study_name={name}",
+    ]
+    started = time.perf_counter()
+    subprocess.run([*words, f"paths.outputs={folder}", *overrides], check=True, stdout=subprocess.DEVNULL)
+    return load_study(folder / "sweeps" / name), time.perf_counter() - started
+
+
+def overhead(folder: Path) -> None:
+    """Time a trial of a search beside building and training the same run without it."""
+    still = ["augment.mix.prob=0.1", "augment.mix.mixup_alpha=0.1", "augment.mix.cutmix_beta=0.4", "optimizer.lr=0.01"]
+    study, _ = search(folder, "overhead", "hydra.sweeper.n_trials=9", "pruner=none", *still)
+    ends = [t.datetime_complete.timestamp() for t in study.get_trials() if t.datetime_complete is not None]
+    trials = [b - a for a, b in zip(ends, ends[1:], strict=False)]
+    direct = []
+    with initialize_config_dir(cli.config_folder()):
+        config = compose("train", ["hparams_search=quick", *still])
+    for number in range(len(trials) + 1):
+        started = time.perf_counter()
+        parts = build(config)
+        with tempfile.TemporaryDirectory() as place:
+            run = RunFolder.create(Path(place), {"status": "running", "prefix": "direct"}, {})
+            average = parts.trainer.fit(
+                *(parts.model, parts.splits, parts.batch_size, parts.augment, parts.optimizer, parts.schedule),
+                *(parts.evaluator, Checkpoints(run, 3), run, number),
+            )
+            assert average is not None
+        direct.append(time.perf_counter() - started)
+    a, b = statistics.median(trials), statistics.median(direct[1:])
+    print(
+        f"overhead: a trial of a search takes {a:.2f} s, the trainer called directly {b:.2f} s: {a - b:.2f} s more (medians)"
+    )
+
+
+def workers(folder: Path) -> None:
+    """Time the same search with one process and with two."""
+    rates = {}
+    for name, extra in {"one": [], "two": ["hydra/launcher=joblib"]}.items():
+        study, _ = search(folder, name, "hydra.sweeper.n_trials=14", "pruner=none", *extra)
+        ends = sorted(t.datetime_complete.timestamp() for t in study.get_trials() if t.datetime_complete is not None)
+        # without the first two, in which processes start and import
+        rates[name] = 3600 * (len(ends) - 2) / (ends[-1] - ends[1])
+    ratio = rates["two"] / rates["one"]
+    print(f"workers: {rates['one']:.0f} trials an hour with one process, {rates['two']:.0f} with two: {ratio:.2f} x")
+
+
+def pruning(folder: Path) -> None:
+    """Compare searches of 20 trials with and without pruning: epochs trained, best value."""
+    for pruner in ("none", "median", "halving"):
+        study, seconds = search(folder, pruner, "hydra.sweeper.n_trials=20", f"pruner={pruner}")
+        trials = study.get_trials()
+        epochs = sum(len(t.intermediate_values) for t in trials)
+        pruned = sum(t.state is optuna.trial.TrialState.PRUNED for t in trials)
+        best = best_trial(study)
+        print(
+            f"pruning: {pruner:8} {epochs:4} epochs, {pruned:2} of 20 pruned, best {best.value:.2f} %, {seconds:.0f} s",
+            flush=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    questions = {"overhead": overhead, "workers": workers, "pruning": pruning}
+    parser.add_argument("questions", nargs="*", choices=[*questions, []], default=[])
+    options = parser.parse_args()
+    print(f"{torch.get_num_threads()} threads")
+    with tempfile.TemporaryDirectory() as folder:
+        for question in options.questions or questions:
+            questions[question](Path(folder))
+
+
+if __name__ == "__main__":
+    main()
