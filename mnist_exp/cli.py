@@ -25,7 +25,8 @@ mnist_exp: compose a training run from small named parts, train it, and believe 
   python -m mnist_exp [train] [KEY=VALUE ...]           train; results in outputs/runs/<time>
   python -m mnist_exp train resume=RUN_FOLDER           go on where a run stopped
   python -m mnist_exp --multirun hparams_search=optuna   search; again: finish what is left
-  python -m mnist_exp compare SWEEP_FOLDER              table, plots and best parameters of a search
+  python -m mnist_exp compare [FOLDER ...]              runs side by side (--help: groups, significance, HTML)
+  python -m mnist_exp compare outputs/sweeps/STUDY      table, plots and best parameters of a search
   python -m mnist_exp data status                       which data sets are there
   python -m mnist_exp data import PATH [--name NAME]    verify and install a data set from files
   python -m mnist_exp train --help                      config groups and the whole default config
@@ -162,16 +163,39 @@ def _resume(arguments: list[str]) -> list[str]:
 
 
 def compare(arguments: list[str]) -> None:
-    """Carry out ``compare SWEEP_FOLDER``."""
+    """Carry out ``compare [FOLDER ...]``: a search's trials, or runs side by side."""
     import argparse
 
-    text = "Table, plots and best parameters of a search."
+    text = "Runs side by side, read from their folders: what differs, what it did, and whether it may be believed."
     parser = argparse.ArgumentParser(prog="python -m mnist_exp compare", description=text)
-    parser.add_argument("folder", help="folder of a search: outputs/sweeps/<study>")
-    options = parser.parse_args(arguments)
-    from mnist_exp.compare import report_study
+    add = parser.add_argument
+    add("folders", nargs="*", metavar="FOLDER", help="of runs, at any depth (default: outputs); one search: its report")
+    add("--filter", metavar="QUERY", help="a pandas query, such as 'val_acc > 99.5 and optimizer.lr < 0.02'")
+    add("--sort", metavar="COLUMN", help="best first")
+    add("--last", type=int, metavar="N", help="only the N newest")
+    add("--columns", type=_commas, metavar="A,B", help="instead of the usual ones")
+    add("--group-by", type=_commas, nargs="?", const=[], metavar="KEY,KEY", help="n, mean, std, best of each group")
+    add("--baseline", metavar="RUN", help="difference of each other run to this one, and its significance")
+    for kind in ("csv", "json", "html"):
+        add(f"--{kind}", metavar="FILE", help=f"write {kind.upper()}")
+    add("--plot", metavar="FILE", help="write the learning curves over each other, as PNG")
+    add("--watch", type=float, nargs="?", const=2.0, metavar="SECONDS", help="refresh while runs go on, until Ctrl-C")
+    options = vars(parser.parse_args(arguments))
+    if options["watch"] is not None and options["watch"] <= 0:
+        raise UserError(f"--watch is {options['watch']}; it must be a number of seconds above 0")
+    if options["last"] is not None and options["last"] < 1:
+        raise UserError(f"--last is {options['last']}; it must be at least 1")
+    from mnist_exp import compare as runs
 
-    report_study(Path(options.folder))
+    folders = options.pop("folders")
+    if len(folders) == 1 and runs.is_study(Path(folders[0])) and not any(v is not None for v in options.values()):
+        runs.report_study(Path(folders[0]))
+    else:
+        runs.compare(folders, **options)
+
+
+def _commas(text: str) -> list[str]:
+    return [part for part in text.split(",") if part]
 
 
 def data(arguments: list[str]) -> None:

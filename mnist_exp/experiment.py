@@ -307,6 +307,8 @@ class _Run:
             resumed,
         )
         self._pictures_of_history()
+        if not parts.evaluator.test and self.config.optimized_metric in ("val_acc", "val_loss"):
+            return dict(self.folder.info["metrics"])  # a trial of a search: all it is judged by has been measured
         log.info("Evaluating%s ...", ": test is scored once, now" if parts.evaluator.test else "")
         metrics = self._evaluate(average)
         for logger in parts.loggers:
@@ -377,12 +379,21 @@ class _Run:
     def _write_predictions(self, probs: torch.Tensor, labels: torch.Tensor) -> None:
         predicted, confidence = probs.argmax(1).numpy(), probs.amax(1).numpy()
         truth = labels.numpy()
-        np.savez_compressed(self.folder.predictions, probs=probs.half().numpy(), predicted=predicted, labels=truth)
         test, results = self.parts.splits.test, self.folder.path / "results"
+        pictures = _pictures(test)
+        wrong_ones = np.flatnonzero(predicted != truth)
+        np.savez_compressed(
+            self.folder.predictions,
+            probs=probs.half().numpy(),
+            predicted=predicted,
+            labels=truth,
+            wrong=wrong_ones,
+            images=pictures[wrong_ones],
+        )
         wrong, total = int((predicted != truth).sum()), len(truth)
         title = f"{wrong:,} of {total:,} {self.parts.splits.name} test images wrong"
         plots.plot_confusion(predicted, truth, probs.shape[1], results / "confusion.png", title)
-        plots.plot_mistakes(_pictures(test), predicted, truth, confidence, results / "mistakes.png", title)
+        plots.plot_mistakes(pictures, predicted, truth, confidence, results / "mistakes.png", title)
 
     def _pictures_of_history(self) -> None:
         rows = self.folder.history()
@@ -561,9 +572,12 @@ def _terminate_as_interrupt() -> Iterator[None]:
 
 
 def _pictures(split: Split | LoaderSplit) -> np.ndarray:
+    """Return the images as uint8 [N, 28, 28], to be looked at."""
     if isinstance(split, Split):
         return split.images.cpu().numpy()
-    return np.concatenate([images[:, 0].cpu().numpy() for images, _ in split.batches(512)])
+    images = np.concatenate([images[:, 0].cpu().numpy() for images, _ in split.batches(512)])
+    low, high = images.min(), images.max()
+    return ((images - low) * (255 / max(high - low, 1e-9))).astype(np.uint8)
 
 
 def _version(package: str) -> str | None:

@@ -110,3 +110,28 @@ def plot_mistakes(
             text = f"#{index}: {labels[index]}, said {predicted[index]} ({100 * confidence[index]:.0f} %)"
             axes.set_title(text, fontsize=7)
     figure.savefig(path, dpi=120)
+
+
+def plot_runs(histories: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """Draw the validation (dashed: training) accuracies and losses of several runs, {name: rows}, over each other."""
+    import matplotlib as mpl
+
+    figure = _figure(13, 5)
+    accuracy, loss = figure.subplots(1, 2)
+    few = len(histories) <= 20
+    for number, (name, rows) in enumerate(histories.items()):
+        colour = mpl.colormaps["tab20"](number % 20)
+        epochs = [row["epoch"] for row in rows]
+        for axes, metric in ((accuracy, "acc"), (loss, "loss")):
+            for part, style in (("val", "-"), ("train", "--")):
+                values = [np.nan if row[f"{part}_{metric}"] is None else row[f"{part}_{metric}"] for row in rows]
+                label = name if part == "val" and few else None
+                axes.plot(epochs, values, style, color=colour, linewidth=1.4 if part == "val" else 0.8, label=label)
+    accuracy.set(ylabel="accuracy (%)", title="validation (solid) and training (dashed)")
+    loss.set(ylabel="cross-entropy (nats)", yscale="log", title=f"{len(histories)} runs")
+    for axes in (accuracy, loss):
+        _integer_epochs(axes)
+    if few:
+        handles, labels = accuracy.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    figure.savefig(path, dpi=120)

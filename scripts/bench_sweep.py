@@ -7,6 +7,7 @@ studies. Each comparison is of searches run one after another in the same call.
 """
 
 import argparse
+import itertools
 import statistics
 import subprocess
 import sys
@@ -45,7 +46,7 @@ def overhead(folder: Path) -> None:
     still = ["augment.mix.prob=0.1", "augment.mix.mixup_alpha=0.1", "augment.mix.cutmix_beta=0.4", "optimizer.lr=0.01"]
     study, _ = search(folder, "overhead", "hydra.sweeper.n_trials=9", "pruner=none", *still)
     ends = [t.datetime_complete.timestamp() for t in study.get_trials() if t.datetime_complete is not None]
-    trials = [b - a for a, b in zip(ends, ends[1:], strict=False)]
+    trials = [b - a for a, b in itertools.pairwise(ends)]
     direct = []
     with initialize_config_dir(cli.config_folder()):
         config = compose("train", ["hparams_search=quick", *still])

@@ -283,12 +283,6 @@ def test_another_search_does_not_get_into_a_study(command, place):
     assert command(*TINY, "hydra.sweeper.n_trials=2", "trainer.device=cpu").status == 0
 
 
-def test_compare_names_what_is_not_a_search(command, place):
-    done = command("compare", "nowhere")
-    assert done.status == 2
-    assert "nowhere holds no search" in done.err
-
-
 def has(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
