@@ -357,7 +357,7 @@ def _one(runs: pd.DataFrame, name: str) -> Any:
     ):
         if len(found) == 1:
             return found.iloc[0]
-    few = ", ".join(runs["name"].tail(5))
+    few = ", ".join(runs["name"].tail(8))
     raise UserError(
         f"--baseline {name}: {len(found)} of the runs have this name; name one run or its folder. The last: {few}"
     )
@@ -378,17 +378,19 @@ def _correct(path: str) -> tuple[Any, Any] | None:
 
 
 def table(rows: pd.DataFrame, columns: Sequence[str], title: str) -> Any:
-    """Return a rich table of ``columns``, right-aligned numbers, without a column that is empty in all rows."""
+    """Return ``title`` above a rich table of ``columns``, right-aligned numbers, without a column that is empty in all rows."""
+    from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
-    shown = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    shown = Table(box=None, header_style="bold", pad_edge=False)
     kept = [c for c in columns if c == "name" or any(cell(c, v) for v in rows[c])]
     for column in kept:
         numeric = rows[column].dtype.kind in "if"
         shown.add_column(column, justify="right" if numeric else "left", no_wrap=True)
     for _, row in rows.iterrows():
         shown.add_row(*(cell(column, row[column]) for column in kept))
-    return shown
+    return Group(Text(title), shown)
 
 
 def cell(column: str, value: Any) -> str:
@@ -461,7 +463,6 @@ def compare(
         where = ", ".join(map(str, folders or ["outputs"]))
         chosen_from = "no run is left by the filter" if filter is not None else "there is no run"
         raise UserError(f"{chosen_from} below {where}; make one: python -m mnist_exp train experiment=fast")
-    console.print(overview(runs))
     extra = None
     if baseline is not None and group_by is None:
         extra = against(runs, baseline, tell)
@@ -472,6 +473,7 @@ def compare(
     elif group_by is not None:
         extra = group(runs, group_by or None)
         title = f"by {', '.join(group_by)}" if group_by else "repetitions: the same config and data, other seeds"
+    console.print(overview(runs))
     if extra is not None:
         console.print()
         console.print(table(extra, list(extra.columns), title) if len(extra) else "nothing to compare with")
