@@ -73,8 +73,11 @@ class Checkpoints:
         for stale in set(self.run.checkpoints.glob(f"{self.run.prefix}_ckpt_epoch*.pth")) - kept:
             stale.unlink()
 
-    def load_last(self) -> dict[str, Any] | None:
-        """Return the newest state that can be read, saying so if it is not the last; None if there is none yet."""
+    def load_last(self, model: dict[str, Any] | None = None) -> dict[str, Any] | None:
+        """Return the newest state that can be read, saying so if it is not the last; None if there is none yet.
+
+        ``model``: a state_dict whose names and shapes the weights must have.
+        """
         problems = []
         for path in (self.last, self.previous):
             try:
@@ -86,6 +89,9 @@ class Checkpoints:
             if "optimizer" not in state:
                 problems.append(f"{path} is not the state of a training run")
                 continue
+            if model is not None and _shapes(state["model"]) != _shapes(model):
+                problems.append(f"{path} holds the weights of another model")
+                continue
             for problem in problems:
                 log.warning("%s; going on from %s (epoch %d)", problem, path.name, state["epoch"])
             self.best = [entry for entry in state["best"] if self.run.checkpoint(entry["epoch"]).exists()]
@@ -95,3 +101,7 @@ class Checkpoints:
                 "%s; no checkpoint before it can be read either, so starting from the first epoch", "; ".join(problems)
             )
         return None
+
+
+def _shapes(weights: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.shape for name, value in weights.items()}

@@ -125,12 +125,11 @@ def train(arguments: list[str]) -> None:
             failures.append(error)  # raised below: through Hydra it would come with lines of Hydra's own
             return None
 
-    if any(a.startswith("hparams_search=") for a in arguments):
-        from hydra.core.plugins import Plugins
+    from hydra.core.plugins import Plugins
 
-        from mnist_exp.sweep import StudySweeper
+    from mnist_exp.sweep import StudySweeper
 
-        Plugins.instance().register(StudySweeper)
+    Plugins.instance().register(StudySweeper)
     entry = hydra.main(config_path=config_folder(), config_name="train", execution_whitelist=execution_whitelist())(
         task
     )

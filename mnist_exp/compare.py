@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import re
 import time
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from omegaconf import OmegaConf
 
 from mnist_exp.errors import UserError
 from mnist_exp.run_folder import RunFolder
@@ -142,10 +144,9 @@ def _recipe(run: RunFolder) -> str | None:
     except OSError:
         return None
     text = re.sub(
-        r"(?m)^(seed|tags|resume|task_name|save_prefix):.*\n(- .*\n)*|^(paths|search):\n(  .*\n)+|^  root:.*\n",
-        "",
-        text,
+        r"(?m)^(seed|tags|resume|task_name|save_prefix): ?.*\n(- .*\n)*|^(paths|search|logger):.*\n(  .*\n)*", "", text
     )
+    text = re.sub(r"(?m)^  (root|threads|device): .*\n", "", text) + str(run.info.get("warm_start"))
     return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()[:8]
 
 
@@ -321,8 +322,9 @@ def against_group(
     for members in scores.values():
         if members is mine:
             continue
+        # a seed that was run twice counts once, by its mean
         first, second = (
-            {int(s): float(v) for s, v in zip(m["seed"], m["test_acc"], strict=True) if v == v} for m in (members, mine)
+            m.dropna(subset="test_acc").groupby("seed")["test_acc"].mean().to_dict() for m in (members, mine)
         )
         test, p = compare_groups(first, second)
         gain = members["test_acc"].mean() - mine["test_acc"].mean()
@@ -502,19 +504,21 @@ def compare(
 _GROUPS = ("data", "model", "augment", "optimizer", "schedule")
 
 
-def report_study(folder: Path) -> None:
+def report_study(folder: Path, study: optuna.Study | None = None) -> None:
     """Print the trials of the search in ``folder``; write its plots, and its best parameters as an experiment.
 
+    ``study`` None reads it from the folder.
     Raises UserError if there is no search in ``folder``.
     """
     from rich.console import Console
     from rich.table import Table
 
-    study = load_study(folder)
+    study = load_study(folder) if study is None else study
     trials = [t for t in study.get_trials(deepcopy=False) if "duplicate_of" not in t.user_attrs]
     best = best_trial(study)
     names = sorted({name for trial in trials for name in trial.params})
-    metric = study.user_attrs["search"]["metric"]
+    metric = study.user_attrs.get("search", {}).get("metric", "value")
+    sign = 1 if study.direction.name == "MINIMIZE" else -1
     table = Table(
         title=f"{study.study_name}: {len(trials)} trials", title_justify="left", box=None, header_style="bold"
     )
@@ -528,7 +532,9 @@ def report_study(folder: Path) -> None:
         "time",
     ):
         table.add_column(column, justify="left" if column == "state" else "right", no_wrap=True)
-    for trial in sorted(trials, key=lambda t: (t is not best, -(t.value if t.value is not None else -1e9), t.number)):
+    for trial in sorted(
+        trials, key=lambda t: (t is not best, sign * t.value if t.value is not None else math.inf, t.number)
+    ):
         seconds = trial.duration.total_seconds() if trial.duration else None
         loss = trial.user_attrs.get("val_loss")
         table.add_row(
@@ -549,7 +555,7 @@ def report_study(folder: Path) -> None:
         return
     for path in plot_study(study, folder / "results"):
         console.print(f"plot     {path}", soft_wrap=True, highlight=False)
-    experiment = write_best(folder, best)
+    experiment = write_best(folder, study, best)
     if experiment is not None:
         console.print(f"best     {experiment}", soft_wrap=True, highlight=False)
         command = f"python -m mnist_exp train --config-dir {folder / 'conf'} experiment=best"
@@ -570,10 +576,9 @@ def load_study(folder: Path) -> optuna.Study:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     name, storage = None, None
-    for file in sorted(folder.glob("trial-*/.hydra/hydra.yaml")):
-        sweeper = yaml.safe_load(file.read_text())["hydra"]["sweeper"]
-        name, storage = sweeper["study_name"], sweeper["storage"]
-        break
+    for file in sorted(folder.glob("trial-*/.hydra/hydra.yaml"))[:1]:
+        sweeper = OmegaConf.load(file).hydra.sweeper
+        name, storage = sweeper.study_name, sweeper.storage
     if storage is None and not (folder / "study.db").exists():
         raise UserError(f"{folder} holds no search: it has no study.db. Searches are in outputs/sweeps/<study>")
     try:
@@ -595,7 +600,7 @@ def plot_study(study: optuna.Study, folder: Path) -> list[Path]:
     from optuna.visualization import matplotlib as draw
 
     folder.mkdir(exist_ok=True)
-    metric = study.user_attrs["search"]["metric"]
+    metric = study.user_attrs.get("search", {}).get("metric", "value")
     drawn = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # optuna calls its matplotlib drawings experimental
@@ -634,7 +639,7 @@ def plot_study(study: optuna.Study, folder: Path) -> list[Path]:
     return drawn
 
 
-def write_best(folder: Path, best: Any) -> Path | None:
+def write_best(folder: Path, study: optuna.Study, best: Any) -> Path | None:
     """Write the best trial's choices and values as conf/experiment/best.yaml below ``folder``; return its path.
 
     None if the trial's folder is not on this machine.
@@ -643,19 +648,28 @@ def write_best(folder: Path, best: Any) -> Path | None:
     if not (hydra / "config.yaml").exists():
         return None
     config = yaml.safe_load((hydra / "config.yaml").read_text())
-    choices = yaml.safe_load((hydra / "hydra.yaml").read_text())["hydra"]["runtime"]["choices"]
-    values = {group: config[group] for group in _GROUPS}
-    values["data"].pop("root")  # where the data lie is this machine's business
+    values = OmegaConf.create({group: config[group] for group in _GROUPS})
+    values.data.root = "${paths.data}"  # where the data lie is this machine's business
+    settings = study.user_attrs.get("search", {}).get("settings", [])
+    for key in [*best.params, *(setting.lstrip("+~").partition("=")[0] for setting in settings)]:
+        value = OmegaConf.select(OmegaConf.create(config), key)
+        if key.partition(".")[0] not in _GROUPS and key != "optimized_metric" and _is_value(value):
+            OmegaConf.update(values, key, value, force_add=True)
     header = (
         "# @package _global_\n"
         f"# The best of a search, trial {best.number}, by validation: {config['optimized_metric']} {best.value:.4f}.\n"
         f"#   python -m mnist_exp train --config-dir {folder / 'conf'} experiment=best\n"
     )
-    defaults = [{f"override /{group}": choices[group]} for group in _GROUPS]
+    # no choice is merged beneath the values, so what a search deleted stays away
+    defaults = [{f"override /{group}": None} for group in _GROUPS]
     target = folder / "conf" / "experiment" / "best.yaml"
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(header + yaml.safe_dump({"defaults": defaults, **values}, sort_keys=False))
+    target.write_text(header + OmegaConf.to_yaml(OmegaConf.merge({"defaults": defaults}, values)))
     return target
+
+
+def _is_value(value: Any) -> bool:
+    return value is not None and not OmegaConf.is_config(value)
 
 
 def _cell(value: Any) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from mnist_exp._torchvision import import_torchvision
@@ -227,9 +228,11 @@ class Data:
     def load(self) -> Splits:
         """Return the splits on the CPU. Raises UserError naming the file or key that is wrong."""
         root, name, val_size = Path(self.root).expanduser(), self.name, self.val_size
-        if name != "sample" and name != "kaggle" and not all(p.exists() for p in SOURCES[name].paths(root)):
+        if name not in ("sample", "kaggle") and not all(p.exists() for p in SOURCES[name].paths(root)):
             try:
-                _download(name, root, self.download_timeout)
+                root.mkdir(parents=True, exist_ok=True)
+                with FileLock(root / ".download.lock"):  # several workers may want it at once
+                    _download(name, root, self.download_timeout)
             except Exception as error:
                 reason = f"{name} is not below {root} and could not be downloaded: {' '.join(str(error).split())}"
                 if self.fallback is None:

@@ -13,6 +13,10 @@ class RunFailed(Exception):
     """A run that was asked for rightly and went wrong, such as a loss that is not finite: what happened, what to try."""
 
 
+class RunLockedError(UserError):
+    """A run that another process is writing."""
+
+
 class TrialPruned(Exception):
     """A trial of a search that was stopped early because others did better."""
 

@@ -1,32 +1,30 @@
 """From a composed config to a finished run: builds every component, trains, evaluates, and leaves the run folder.
 
-The only place that calls ``instantiate``.
+The only place that builds what is trained; a search builds its own sampler and pruner.
 """
 
 from __future__ import annotations
 
 import collections.abc
-import contextlib
 import dataclasses
 import datetime
 import errno
 import inspect
 import json
 import logging
+import math
 import platform
 import pydoc
 import random
 import re
 import shlex
-import signal
 import subprocess
 import sys
-import threading
 import time
 import traceback
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -45,11 +43,12 @@ from mnist_exp import plots
 from mnist_exp.checkpoint import Checkpoints, load, save
 from mnist_exp.compare import storage_url
 from mnist_exp.data import LoaderSplit, Split, Splits
-from mnist_exp.errors import RunFailed, TrialPruned, UserError, require
+from mnist_exp.errors import RunFailed, RunLockedError, TrialPruned, UserError, require
 from mnist_exp.evaluate import PLAIN, Evaluator, accuracy, nll
 from mnist_exp.progress import clock
-from mnist_exp.run_folder import RunFolder, refuse_existing
+from mnist_exp.run_folder import RunFolder, refuse_existing, without_password
 from mnist_exp.schedule import Schedule
+from mnist_exp.signals import terminate_as_interrupt
 from mnist_exp.statistics import wilson
 from mnist_exp.sweep import TrialLink
 from mnist_exp.trainer import Trainer
@@ -96,7 +95,9 @@ def run(config: DictConfig) -> Any:
     if config.resume is not None:
         parent = RunFolder.open(Path(config.resume).expanduser().absolute())
         if parent.info["status"] != "finished":
-            return _Run(_saved_config(parent, config), parent, resumed=True).carry_out()
+            begun = parent.info.get("warm_start")  # an interrupted warm restart is still one
+            first = None if begun is None else RunFolder.open(Path(begun))
+            return _Run(_saved_config(parent, config), parent, resumed=True, warm_start=first).carry_out()
     # a mistake in the config is told before anything is written
     refuse_existing(folder)
     _check(config)
@@ -111,10 +112,18 @@ def _run_trial(config: DictConfig, folder: Path) -> dict[str, Any]:
     try:
         begun = RunFolder.open(folder) if (folder / "run.json").exists() else None
         _check(config)
+        if begun is not None and _recipe(begun.info["overrides"]) != _recipe(HydraConfig.get().overrides.task):
+            raise UserError(f"{folder} holds a trial of another search; name a new study, or move the folder away")
         trial = _Run(config, folder if begun is None else begun, resumed=begun is not None)
         value = trial.carry_out(_trial_link(config))
         info = trial.folder.info
-        return {"status": info["status"], "value": value, "val_loss": info["metrics"].get("val_loss")}
+        if info["status"] == "finished" and (value is None or not math.isfinite(value)):
+            metric = config.optimized_metric
+            raise RunFailed(f"the run has no finite {metric} ({value}): its schedule or data cannot give one")
+        loss = info["metrics"].get("val_loss")
+        return {"status": info["status"], "value": value, "val_loss": loss, "dataset": info["dataset"]}
+    except RunLockedError:
+        raise
     except Exception as error:
         log.error("%s", traceback.format_exc())
         if not (folder / "run.json").exists():
@@ -129,6 +138,15 @@ def _run_trial(config: DictConfig, folder: Path) -> dict[str, Any]:
                 folder, {**facts, "overrides": list(HydraConfig.get().overrides.task)}, _hydra_files(config)
             ).unlock()
         raise
+
+
+def _recipe(overrides: Iterable[str]) -> set[str]:
+    """Return the overrides that say what is computed, not where."""
+    return {
+        o
+        for o in overrides
+        if not o.startswith(("paths.", "data.root", "trainer.threads", "trainer.device", "search."))
+    }
 
 
 def _trial_link(config: DictConfig) -> TrialLink | None:
@@ -157,7 +175,7 @@ def _hydra_files(config: DictConfig) -> dict[str, str]:
     hydra_config = OmegaConf.masked_copy(HydraConfig.instance().cfg, ["hydra"])  # type: ignore[arg-type]
     return {
         "config.yaml": OmegaConf.to_yaml(config),
-        "hydra.yaml": OmegaConf.to_yaml(hydra_config),
+        "hydra.yaml": without_password(OmegaConf.to_yaml(hydra_config)),
         "overrides.yaml": OmegaConf.to_yaml(HydraConfig.get().overrides.task),
     }
 
@@ -204,16 +222,17 @@ class _Run:
         self.warm_start = warm_start
         self.clock = time.monotonic()
         self.seconds_before = 0.0
-        with _terminate_as_interrupt():
+        with terminate_as_interrupt():
             self.parts = build(config, warm_restart=warm_start is not None)
-        if warm_start is not None:
+        last = folder.checkpoints / "last.pth" if isinstance(folder, RunFolder) else None
+        if warm_start is not None and not (last is not None and last.exists()):
             state = Checkpoints(warm_start, 1).load_last()
             require(state is not None, "resume", str(warm_start.path), "a run with a readable checkpoint")
             _load_weights(self.parts.model, state["model"], warm_start.path)  # type: ignore[index]
         splits, trainer = self.parts.splits, self.parts.trainer
+        self.planned = trainer.epochs(self.parts.schedule, math.ceil(len(splits.train) / self.parts.batch_size))
         facts = {
             "status": "running",
-            "command": shlex.join([Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]]),
             "device": str(trainer.device),
             "device_name": _device_name(trainer.device),
             "precision": trainer.precision,
@@ -224,6 +243,8 @@ class _Run:
         }
         if isinstance(folder, RunFolder):
             self.folder = folder
+            if "dataset" not in folder.info:
+                raise UserError(f"{folder.path} never began to train ({folder.info['error']}); start it anew")
             before = folder.info["dataset"]["md5"]
             require(splits.md5 == before, "data", splits.md5, f"the same as in the run that is resumed, MD5 {before}")
             folder.lock()
@@ -233,6 +254,7 @@ class _Run:
             hydra = HydraConfig.get()
             info = {
                 **facts,
+                "command": _command(config),
                 "name": folder.name,
                 "task_name": config.task_name,
                 "tags": list(config.tags),
@@ -243,7 +265,7 @@ class _Run:
                 "seconds": 0.0,
                 "dataset": {**splits.describe(), "split_seed": config.data.split_seed},
                 "parameters": sum(p.numel() for p in self.parts.model.parameters()),
-                "epochs": self.parts.schedule.total,
+                "epochs": self.planned,
                 "epoch": 0,
                 "metrics": {},
                 "best_epoch": None,
@@ -257,7 +279,7 @@ class _Run:
         """Train and evaluate; leave a status in run.json however it ends. Return ``optimized_metric`` if it has one."""
         self.link = link
         try:
-            with _terminate_as_interrupt():
+            with terminate_as_interrupt():
                 log.info("run      %s", self.folder.path)
                 if self.warm_start is not None:
                     log.info("warm restart from the weights of %s", self.warm_start.path)
@@ -289,7 +311,7 @@ class _Run:
 
     def _train_and_evaluate(self) -> dict[str, Any]:
         parts = self.parts
-        resumed = self.checkpoints.load_last() if self.resumed else None
+        resumed = self.checkpoints.load_last(parts.model.state_dict()) if self.resumed else None
         if self.resumed:
             log.info("resuming in epoch %d", 1 if resumed is None else resumed["epoch"])
         average = parts.trainer.fit(
@@ -307,8 +329,9 @@ class _Run:
             resumed,
         )
         self._pictures_of_history()
-        if not parts.evaluator.test and self.config.optimized_metric in ("val_acc", "val_loss"):
-            return dict(self.folder.info["metrics"])  # a trial of a search: all it is judged by has been measured
+        if self.config.search is not None and self.config.optimized_metric in ("val_acc", "val_loss"):
+            best = self.checkpoints.best[0]  # a trial of a search: all it is judged by has been measured
+            return {**self.folder.info["metrics"], "val_acc": best["val_acc"], "val_loss": best["val_loss"]}
         log.info("Evaluating%s ...", ": test is scored once, now" if parts.evaluator.test else "")
         metrics = self._evaluate(average)
         for logger in parts.loggers:
@@ -328,7 +351,7 @@ class _Run:
         )
         for logger in self.parts.loggers:
             logger.log({k: v for k, v in row.items() if isinstance(v, float)}, row["epoch"])
-        if self.link is not None and self.link.hopeless(row):
+        if self.link is not None and self.link.hopeless(history) and row["epoch"] < self.planned:
             raise TrialPruned
 
     def _best_epoch(self) -> int | None:
@@ -509,6 +532,8 @@ def _describe(hint: Any) -> str:
 
 
 def _instantiate(config: DictConfig, group: str) -> Any:
+    if config[group] is None:
+        raise UserError(f"{group} is null; type {group}=CHOICE with one of the files in conf/{group}")
     try:
         return instantiate(config[group], _convert_="all", _execution_whitelist_=execution_whitelist())
     except InstantiationException as error:
@@ -558,19 +583,6 @@ def _flat(config: DictConfig, prefix: str = "") -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------- about this machine
 
 
-@contextlib.contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """While inside, SIGTERM raises KeyboardInterrupt, as SIGINT does (main thread only)."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _pictures(split: Split | LoaderSplit) -> np.ndarray:
     """Return the images as uint8 [N, 28, 28], to be looked at."""
     if isinstance(split, Split):
@@ -585,6 +597,13 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def _command(config: DictConfig) -> str:
+    """Return what was typed; a trial may run in a worker, whose own command line says nothing."""
+    if config.search is not None:
+        return f"trial {config.search.trial} of the search {HydraConfig.get().sweeper.study_name}"
+    return without_password(shlex.join([Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]]))
 
 
 def _device_name(device: torch.device) -> str:

@@ -6,10 +6,11 @@ import csv
 import io
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
-from mnist_exp.errors import UserError
+from mnist_exp.errors import RunLockedError, UserError
 from mnist_exp.files import atomic_write
 
 HISTORY = ("epoch", "phase", "lr", "train_loss", "train_acc", "val_loss", "val_acc", "seconds", "images_per_s")
@@ -64,7 +65,7 @@ class RunFolder:
         try:
             self._lock.acquire(timeout=0)
         except Timeout as error:
-            raise UserError(
+            raise RunLockedError(
                 f"{self.path} is being written by another process; wait for it, or stop it first"
             ) from error
 
@@ -151,3 +152,8 @@ def refuse_existing(path: Path) -> None:
             f"{path} already holds a run. Go on with it: `resume={path}`; "
             "or start another: leave hydra.run.dir out, or name a new folder"
         )
+
+
+def without_password(text: str) -> str:
+    """Return ``text`` with the password taken out of every URL in it."""
+    return re.sub(r"(\w://[^:/@\s]*):[^@/\s]*@", r"\1@", text)

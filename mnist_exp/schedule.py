@@ -89,8 +89,9 @@ class Cosine(Schedule):
         before = min(self.swa_epoch - 1, self.total)  # epochs of the first curve
         if epoch <= before:
             return _cosine(base_lr, self.eta_min, (epoch - 1) / before)
-        start = self.eta_min if before else base_lr
-        return _cosine(start, self.swa_lr, min(1.0, (epoch - before) / self.swa_anneal_epochs))
+        if before == 0:  # averaging from the first epoch: the curve starts at the base rate itself
+            return _cosine(base_lr, self.swa_lr, min(1.0, (epoch - 1) / self.swa_anneal_epochs))
+        return _cosine(self.eta_min, self.swa_lr, min(1.0, (epoch - before) / self.swa_anneal_epochs))
 
 
 @dataclass(frozen=True)

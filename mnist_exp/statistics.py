@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return float(binomtest(only_first, only_first + only_second).pvalue)
 
 
-def compare_groups(first: dict[int, float], second: dict[int, float]) -> tuple[str, float | None]:
+def compare_groups(first: Mapping[Any, float], second: Mapping[Any, float]) -> tuple[str, float | None]:
     """Test whether two groups of scores {seed: score} differ in their mean; return (which test, p).
 
     The paired t-test where the groups share at least two seeds and have no others, Welch's where each has at least

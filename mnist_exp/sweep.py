@@ -7,6 +7,7 @@ sweeper never heard of, continues interrupted trials from their checkpoints, and
 
 from __future__ import annotations
 
+import datetime
 import functools
 import json
 import logging
@@ -23,9 +24,10 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from mnist_exp.compare import best_trial, report_study, storage_url
-from mnist_exp.errors import RunFailed, UserError, require
+from mnist_exp.errors import RunFailed, RunLockedError, UserError, require
 from mnist_exp.progress import clock
-from mnist_exp.run_folder import RunFolder
+from mnist_exp.run_folder import RunFolder, without_password
+from mnist_exp.signals import terminate_as_interrupt
 
 if TYPE_CHECKING:
     import optuna
@@ -96,19 +98,29 @@ class StudySweeper(Sweeper):
             )
         self.fixed = [f"{key}={value}" for key, value in fixed.items()] + deleted
         self._check_composition()
+        from sqlalchemy.exc import SQLAlchemyError
+
         self.study = self._open_study(optuna)
         stop_beating = self._beat()
         self.started, self.done_here = time.monotonic(), 0
         log.info("study    %s in %s", self.study.study_name, self.folder)
         try:
-            while self._step():
-                pass
+            with terminate_as_interrupt():
+                while self._step():
+                    pass
+                self._report()
         except KeyboardInterrupt:
             log.warning("Interrupted. The same command goes on with the search.")
             raise
+        except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+            reason = str(error.__cause__ or error).strip().splitlines()[0]
+            raise RunFailed(
+                f"the study cannot be reached any more: {reason}. The same command goes on with it"
+            ) from error
+        except ImportError as error:
+            raise UserError(f"the sampler cannot work: {error}") from error
         finally:
             stop_beating.set()
-        self._report()
 
     # ------------------------------------------------------------------------------------------------- preparing
 
@@ -121,7 +133,10 @@ class StudySweeper(Sweeper):
         require(metric in METRICS, "optimized_metric", metric, f"one of {why}")
         wanted = "minimize" if metric.endswith("loss") else "maximize"
         require(self.direction == wanted, "hydra.sweeper.direction", self.direction, f"{wanted} for {metric}")
-        require(self.config.data.val_size > 0, "data.val_size", self.config.data.val_size, "above 0 to search")
+        held = self.config.data.val_size
+        require(isinstance(held, int) and held > 0, "data.val_size", held, "a whole number above 0 to search")
+        rate = self.max_failure_rate
+        require(0 <= rate <= 1, "hydra.sweeper.max_failure_rate", rate, "between 0 and 1")
         named = self.study_name is not None and re.fullmatch(r"[\w.-]+", self.study_name) is not None
         require(
             named, "hydra.sweeper.study_name", self.study_name, "letters, digits, '_', '-' and '.': it names a folder"
@@ -141,7 +156,6 @@ class StudySweeper(Sweeper):
 
     def _open_study(self, optuna: Any) -> optuna.Study:
         """Create or load the study, under a lock, and see that it is the search that is asked for."""
-        from filelock import FileLock
         from optuna.distributions import distribution_to_json
         from sqlalchemy.exc import SQLAlchemyError
 
@@ -150,24 +164,35 @@ class StudySweeper(Sweeper):
         described = {name: json.loads(distribution_to_json(dist)) for name, dist in sorted(self.space.items())}
         settings = sorted(o for o in self.fixed if not o.lstrip("+~").startswith(_MOVABLE))
         search = {"space": described, "settings": settings, "metric": self.config.optimized_metric}
-        with FileLock(self.folder / ".study.lock"):
+        try:
+            sampler = self._sampler(0)
+        except Exception as error:
+            raise UserError(f"hydra.sweeper.sampler cannot be built: {str(error).splitlines()[0]}") from error
+        for attempt in (1, 2):
             try:
-                study: optuna.Study = optuna.create_study(
-                    study_name=self.study_name, storage=url, direction=self.direction, load_if_exists=True
-                )
-                known = study.user_attrs.get("search")
-                if known is None:
-                    study.set_user_attr("search", search)
-                    study.set_user_attr("folder", str(self.folder))
-                    if not isinstance(self._sampler(0), optuna.samplers.GridSampler):
-                        study.enqueue_trial(self._baseline())
+                with self._locked_study():
+                    study: optuna.Study = optuna.create_study(
+                        study_name=self.study_name, storage=url, direction=self.direction, load_if_exists=True
+                    )
+                    known = study.user_attrs.get("search")
+                    if known is None:
+                        self._refuse_old_trials()
+                        if not isinstance(sampler, optuna.samplers.GridSampler):
+                            study.enqueue_trial(self._baseline(), skip_if_exists=True)
+                        study.set_user_attr("search", search)
+                break
             except (SQLAlchemyError, ImportError, optuna.exceptions.StorageInternalError, ValueError) as error:
-                hidden = re.sub(r"//[^@/]*@", "//***@", url)
+                if attempt == 1 and isinstance(error, SQLAlchemyError):
+                    time.sleep(2)  # two machines may have made the same tables at once
+                    continue
                 reason = str(error.__cause__ or error).strip().splitlines()[0]
                 needs = (
                     " (PostgreSQL needs: pip install 'mnist_exp[postgres]')" if isinstance(error, ImportError) else ""
                 )
-                raise UserError(f"hydra.sweeper.storage={hidden} cannot be used: {reason}{needs}") from error
+                hidden = without_password(url)
+                raise UserError(
+                    f"hydra.sweeper.storage={hidden} cannot be used: {without_password(reason)}{needs}"
+                ) from error
         for key in ("space", "settings", "metric"):
             if known is not None and known[key] != search[key]:
                 raise UserError(
@@ -176,6 +201,19 @@ class StudySweeper(Sweeper):
                 )
         study.sampler = self._sampler(len(study.get_trials(deepcopy=False)))
         return study
+
+    def _refuse_old_trials(self) -> None:
+        if any(self.folder.glob("trial-*/run.json")):
+            raise UserError(
+                f"{self.folder} holds trials of a search whose study is gone. "
+                "Type hydra.sweeper.study_name=NEW_NAME, or move that folder away"
+            )
+
+    def _locked_study(self) -> Any:
+        """Return a lock that sweepers with the same folder take turns with; an Optuna call of ours is several writes."""
+        from filelock import FileLock
+
+        return FileLock(self.folder / ".study.lock")
 
     def _baseline(self) -> dict[str, Any]:
         """Return the first point: the original's values, and the config's own for every other key, where in range."""
@@ -197,7 +235,8 @@ class StudySweeper(Sweeper):
         from hydra.utils import instantiate
 
         config = self.sampler_config.copy()
-        if config.get("seed") is not None:
+        # the grid's order is part of what is stored in the study, so there the seed stays
+        if config.get("seed") is not None and not str(config.get("_target_")).endswith("GridSampler"):
             with read_write(config):
                 # several sweepers may share a database, where equal seeds would mean equal points
                 config.seed = None if self.storage else config.seed + existing
@@ -218,22 +257,28 @@ class StudySweeper(Sweeper):
         """Start as many trials as there are jobs, continued ones first, and settle them; return whether more is left."""
         from optuna.trial import TrialState
 
-        trials = [t for t in self.study.get_trials(deepcopy=False) if "duplicate_of" not in t.user_attrs]
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if "duplicate_of" in trial.user_attrs and not self._busy(trial):
+                self._close(trial.number, state=TrialState.FAIL)
+        trials = self._trials()
+        finished = sum(t.state.is_finished() for t in trials)
+        failed = sum(t.state is TrialState.FAIL for t in trials)
+        if failed and failed / finished > self.max_failure_rate:
+            raise RunFailed(
+                f"{failed} of {finished} trials have failed, more than hydra.sweeper.max_failure_rate="
+                f"{self.max_failure_rate:g} allows; the last: {_last_error(trials)}"
+            )
         batch: list[tuple[int, dict[str, Any]]] = []
         busy = 0
         for trial in trials:
             if trial.state is TrialState.RUNNING:
-                folder = self.folder / f"trial-{trial.number}"
-                if self._alive(trial.user_attrs.get("owner")) or _locked(folder):
+                if self._busy(trial):
                     busy += 1
-                elif not self._settle_from_disk(trial.number) and len(batch) < self.n_jobs:
-                    batch.append(self._take(trial.number, trial._trial_id, dict(trial.params)))
-        finished = sum(
-            t.state.is_finished() for t in self.study.get_trials(deepcopy=False) if "duplicate_of" not in t.user_attrs
-        )
-        failed = sum(t.state is TrialState.FAIL for t in trials if "duplicate_of" not in t.user_attrs)
-        if failed and failed / max(finished, 1) > self.max_failure_rate:
-            return False
+                elif self._settle_from_disk(trial.number):
+                    finished += 1
+                elif len(batch) < self.n_jobs:
+                    taken = self._take_over(trial)
+                    batch += [taken] if taken is not None else []
         while len(batch) < self.n_jobs and finished + busy + len(batch) < self.n_trials:
             asked = self._ask()
             if asked is None:
@@ -247,6 +292,10 @@ class StudySweeper(Sweeper):
         try:
             returns = self.launcher.launch(overrides, initial_job_idx=self.job_number)
         except Exception as error:  # a dying worker takes the whole batch down: what is on disk decides
+            if not any((self.folder / f"trial-{number}" / "run.json").exists() for number, _ in batch):
+                for number, _ in batch:
+                    self._set(number, attempts=0)
+                raise UserError(f"no trial could be started: {type(error).__name__}: {error}") from error
             log.warning("a worker died (%s: %s); going on from what is on disk", type(error).__name__, error)
             returns = []
         self.job_number += len(batch)
@@ -254,33 +303,65 @@ class StudySweeper(Sweeper):
             self._settle(number, params, returns[position] if position < len(returns) else None)
         return True
 
+    def _trials(self) -> list[Any]:
+        """Return the study's trials, without points that had been proposed before and were not run."""
+        return [t for t in self.study.get_trials(deepcopy=False) if "duplicate_of" not in t.user_attrs]
+
     def _ask(self) -> tuple[int, dict[str, Any]] | None:
         """Return (number, parameters) of a new trial, a point that no trial has had; None if there is none left."""
-        from hydra.utils import instantiate
         from optuna.trial import TrialState
 
         for _ in range(100):
-            trial = self.study.ask()
-            trial.set_user_attr("owner", self.me)
-            for name, distribution in self.space.items():
-                trial._suggest(name, distribution)
-            if self.custom_search_space:
-                instantiate({"_target_": self.custom_search_space, "_partial_": True})(self.config, trial)
-            others = self.study.get_trials(deepcopy=False)
-            same = [t.number for t in others if t.params == trial.params and t.number < trial.number]
-            if not same:
-                return self._take(trial.number, trial._trial_id, dict(trial.params))
-            trial.set_user_attr("duplicate_of", same[0])
-            self._close(trial.number, state=TrialState.FAIL)
+            with self._locked_study():
+                trial = self.study.ask()
+                trial.set_user_attr("owner", self.me)
+                trial.set_user_attr("attempts", 1)
+                params = self._complete(trial)
+                others = self.study.get_trials(deepcopy=False)
+                same = [t.number for t in others if t.params == params and t.number < trial.number]
+                if not same:
+                    return trial.number, params
+                trial.set_user_attr("duplicate_of", same[0])
+                self._close(trial.number, state=TrialState.FAIL)
         log.warning("the sampler proposes only points that have been tried: the search ends here")
         return None
 
-    def _take(self, number: int, trial_id: int, params: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        storage = self.study._storage
-        attempts = storage.get_trial(trial_id).user_attrs.get("attempts", 0)
-        storage.set_trial_user_attr(trial_id, "owner", self.me)
-        storage.set_trial_user_attr(trial_id, "attempts", attempts + 1)
-        return number, params
+    def _complete(self, trial: Any) -> dict[str, Any]:
+        """Draw the parameters that ``trial`` has not yet got; return all."""
+        from hydra.utils import instantiate
+
+        for name, distribution in self.space.items():
+            trial._suggest(name, distribution)
+        if self.custom_search_space:
+            instantiate({"_target_": self.custom_search_space, "_partial_": True})(self.config, trial)
+        return dict(trial.params)
+
+    def _take_over(self, frozen: Any) -> tuple[int, dict[str, Any]] | None:
+        """Make a dead sweeper's trial ours; return (number, parameters), None if another sweeper was faster."""
+        import optuna
+
+        with self._locked_study():
+            trial = optuna.Trial(self.study, frozen._trial_id)
+            if trial.user_attrs.get("owner") != frozen.user_attrs.get("owner"):
+                return None
+            trial.set_user_attr("owner", self.me)
+            if self.storage:  # sweepers on other machines have no lock in common: the last to write has it
+                time.sleep(1)
+                if optuna.Trial(self.study, frozen._trial_id).user_attrs["owner"] != self.me:
+                    return None
+            attempts = trial.user_attrs.get("attempts", 0) + 1
+            trial.set_user_attr("attempts", attempts)
+            if attempts > _ATTEMPTS:
+                self._tell(frozen.number, "failed", error=f"its worker died {_ATTEMPTS} times")
+                return None
+            return frozen.number, self._complete(trial)
+
+    def _set(self, number: int, **attributes: Any) -> None:
+        """Set user attributes of a trial, unless it has been finished by another sweeper meanwhile."""
+        trial = self.study.get_trials(deepcopy=False)[number]
+        if not trial.state.is_finished():
+            for key, value in attributes.items():
+                self.study._storage.set_trial_user_attr(trial._trial_id, key, value)
 
     def _overrides(self, number: int, params: dict[str, Any]) -> list[str]:
         """Return a job's command line. Paths are absolute, since a worker may stand elsewhere."""
@@ -292,8 +373,9 @@ class StudySweeper(Sweeper):
         named = {line.partition("=")[0] for line in lines}
         lines = [line for line in lines if line.partition("=")[0] not in places]
         lines += [f"{key}='{value}'" for key, value in places.items()]
-        if self.n_jobs > 1 and "trainer.threads" not in named:
-            lines.append(f"trainer.threads={max(1, len(os.sched_getaffinity(0)) // self.n_jobs)}")
+        if self.n_jobs > 1 and "trainer.threads" not in named and "joblib" in self.config.hydra.launcher._target_:
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            lines.append(f"trainer.threads={max(1, cores // self.n_jobs)}")
         return [*lines, f"search.trial={number}"]
 
     def _settle(self, number: int, params: dict[str, Any], job: Any) -> None:
@@ -302,13 +384,10 @@ class StudySweeper(Sweeper):
 
         if job is not None and job.status is JobStatus.COMPLETED:
             self._tell(number, **job._return_value)
-        elif job is not None:
+        elif job is not None and not isinstance(job._return_value, RunLockedError):
             self._tell(number, "failed", error=f"{type(job._return_value).__name__}: {job._return_value}")
-        elif not self._settle_from_disk(number):
-            attempts = self.study.get_trials(deepcopy=False)[number].user_attrs.get("attempts", 1)
-            if attempts >= _ATTEMPTS:
-                self._tell(number, "failed", error=f"its worker died {attempts} times")
-            # else it stays as it is, to be continued by the next step
+        elif job is None:
+            self._settle_from_disk(number)  # or it stays as it is, to be continued by the next step
 
     def _settle_from_disk(self, number: int) -> bool:
         """Settle a trial whose run has ended without the study hearing of it; return whether it has."""
@@ -320,7 +399,7 @@ class StudySweeper(Sweeper):
             return False
         metrics = info["metrics"]
         value, loss = metrics.get(self.config.optimized_metric), metrics.get("val_loss")
-        self._tell(number, info["status"], value=value, val_loss=loss, error=info["error"])
+        self._tell(number, info["status"], value, loss, info["error"], info.get("dataset"))
         return True
 
     def _tell(
@@ -330,22 +409,30 @@ class StudySweeper(Sweeper):
         value: float | None = None,
         val_loss: float | None = None,
         error: str | None = None,
+        dataset: dict[str, Any] | None = None,
     ) -> None:
         """Record the end of a trial and print its line."""
         from optuna.trial import TrialState
 
+        if dataset is not None:
+            first = self.study.user_attrs.get("dataset")
+            if first is None:
+                self.study.set_user_attr("dataset", dataset)
+                log.info("data     %s", "{name}: {train:,} train, {val:,} val, MD5 {md5}".format(**dataset))
+            elif first["md5"] != dataset["md5"]:
+                status, error = (
+                    "failed",
+                    f"it had other data, {dataset['name']}, than the trials before, {first['name']}",
+                )
+        self._set(number, **{k: v for k, v in (("val_loss", val_loss), ("error", error)) if v is not None})
         trial = self.study.get_trials(deepcopy=False)[number]
-        for key, found in (("val_loss", val_loss), ("error", error)):
-            if found is not None:
-                self.study._storage.set_trial_user_attr(trial._trial_id, key, found)
         if status == "finished" and value is not None:
             self._close(number, values=value)
         else:
             pruned = status == "pruned" and bool(trial.intermediate_values)
             self._close(number, state=TrialState.PRUNED if pruned else TrialState.FAIL)
         self.done_here += 1
-        trials = self.study.get_trials(deepcopy=False)
-        left = max(0, self.n_trials - sum(t.state.is_finished() for t in trials if "duplicate_of" not in t.user_attrs))
+        left = max(0, self.n_trials - sum(t.state.is_finished() for t in self._trials()))
         best = best_trial(self.study)
         metric = self.config.optimized_metric
         score = f"{metric} {value:.4f}" if status == "finished" and value is not None else status
@@ -363,20 +450,18 @@ class StudySweeper(Sweeper):
 
     def _close(self, number: int, **outcome: Any) -> None:
         try:
-            self.study.tell(number, **outcome)
+            self.study.tell(number, skip_if_finished=True, **outcome)
         except RuntimeError as error:  # how the grid sampler says that its grid is done; the trial has been recorded
             if "Study.stop" not in str(error):
                 raise
 
     def _report(self) -> None:
-        best = best_trial(self.study)
-        trials = self.study.get_trials(deepcopy=False)
-        if best is None:
-            errors = [t.user_attrs.get("error", "pruned") for t in trials if "duplicate_of" not in t.user_attrs]
+        if best_trial(self.study) is None:
+            trials = self._trials()
             raise RunFailed(
-                f"no trial of {self.study.study_name} has finished; the first ended with: {errors[0] if errors else '-'}"
+                f"no trial of {self.study.study_name} has finished; the last ended with: {_last_error(trials)}"
             )
-        report_study(self.folder)
+        report_study(self.folder, self.study)
 
     # ------------------------------------------------------------------------------------------------ signs of life
 
@@ -397,10 +482,16 @@ class StudySweeper(Sweeper):
             threading.Thread(target=work, daemon=True).start()
         return stop
 
-    def _alive(self, owner: str | None) -> bool:
-        """Whether the sweeper that owns a running trial still works on it."""
-        if owner is None or owner == self.me:
+    def _busy(self, trial: Any) -> bool:
+        """Whether some process still works on a running trial: the sweeper that owns it, or a worker that outlived it."""
+        if _locked(self.folder / f"trial-{trial.number}"):
+            return True
+        owner = trial.user_attrs.get("owner")
+        if owner == self.me:
             return False
+        if owner is None:  # being made at this moment, or left behind in that moment
+            age = (datetime.datetime.now() - trial.datetime_start).total_seconds()
+            return bool(self.storage) and age < _SILENT
         host, pid, birth = owner.split(" ")
         if host == socket.gethostname():
             return _birth(int(pid)) == birth
@@ -419,11 +510,17 @@ class TrialLink:
         self.trial = optuna.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
         self.reported = set(study.get_trials(deepcopy=False)[number].intermediate_values)
 
-    def hopeless(self, row: dict[str, Any]) -> bool:
-        """Report a row of the history; return whether the trial should stop."""
-        if row["epoch"] not in self.reported:
-            self.trial.report(row[self.key], row["epoch"])
-        return bool(self.trial.should_prune())
+    def hopeless(self, history: list[dict[str, Any]]) -> bool:
+        """Report the rows of the history that have not been; return whether the trial should stop."""
+        try:
+            for row in history:
+                if row["epoch"] not in self.reported:
+                    self.trial.report(row[self.key], row["epoch"])
+                    self.reported.add(row["epoch"])
+            return bool(self.trial.should_prune())
+        except Exception as error:  # the study may be out of reach for a while; training can go on without
+            log.warning("the study cannot be reached to report this epoch: %s", error)
+            return False
 
 
 @functools.lru_cache(maxsize=1)
@@ -454,6 +551,10 @@ def _birth(pid: int) -> str | None:
         return f"{psutil.Process(pid).create_time():.2f}"
     except psutil.Error:
         return None
+
+
+def _last_error(trials: list[Any]) -> str:
+    return next((t.user_attrs["error"] for t in reversed(trials) if "error" in t.user_attrs), "all were pruned")
 
 
 def _short(value: Any) -> str:

@@ -6,9 +6,7 @@ import contextlib
 import ctypes
 import logging
 import math
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,6 +25,7 @@ from mnist_exp.evaluate import Evaluator, accuracy, nll
 from mnist_exp.progress import RunProgress, clock
 from mnist_exp.run_folder import RunFolder
 from mnist_exp.schedule import Schedule
+from mnist_exp.signals import stop_on_signal
 
 log = logging.getLogger(__name__)
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -66,6 +65,10 @@ class Trainer:
     def autocast(self) -> torch.autocast:
         """Return a fresh autocast context of the chosen precision (disabled in fp32)."""
         return torch.autocast(self.device.type, PRECISIONS[self.precision], enabled=self.precision != "fp32")
+
+    def epochs(self, schedule: Schedule, steps: int) -> int:
+        """Return how many epochs of ``steps`` steps a run has, ``max_steps`` considered."""
+        return schedule.total if self.max_steps is None else min(schedule.total, math.ceil(self.max_steps / steps))
 
     def fit(
         self,
@@ -122,9 +125,7 @@ class Trainer:
 
         run.write_history([row for row in run.history() if row["epoch"] < epoch])
         forward = torch.compile(model) if self.compile else model
-        epochs = schedule.total
-        if self.max_steps is not None:
-            epochs = min(epochs, math.ceil(self.max_steps / steps))
+        epochs = self.epochs(schedule, steps)
         scored = 0 if val is None else len(val)
         passes = evaluator.tta_runs + (0 if val is None else evaluator.top_k) + (0 if average is None else 1)
         final = (scored + evaluator.test * len(splits.test)) * passes + (0 if average is None else len(train))
@@ -152,6 +153,7 @@ class Trainer:
                 mix = None if light else augment.mix
                 progress.start_epoch(epoch, step * batch_size)
                 started, looked, first_step = time.monotonic(), 0.0, step
+                lr = schedule.lr(base_lr, epoch, max(step - 1, 0), steps)
                 for images, labels in train.batches(batch_size, epoch_seed(seed, epoch, 3), skip=step):
                     lr = schedule.lr(base_lr, epoch, step, steps)
                     for group in optimizer.param_groups:
@@ -175,7 +177,7 @@ class Trainer:
                         progress.step(seen, loss)
                     if profiler is not None:
                         profiler.step()
-                    if stop:
+                    if stop and step < steps:
                         checkpoints.save_last(state())
                         raise KeyboardInterrupt
                     if total_steps == self.max_steps:
@@ -302,37 +304,3 @@ def keep_freed_memory() -> None:
             libc = ctypes.CDLL("libc.so.6")
             libc.mallopt(-3, 20 << 20)  # M_MMAP_THRESHOLD
             libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-
-
-class Stop:
-    """Whether the user has asked the run to stop."""
-
-    asked = False
-
-    def __bool__(self) -> bool:
-        return self.asked
-
-
-@contextlib.contextmanager
-def stop_on_signal() -> Iterator[Stop]:
-    """Turn the first SIGINT or SIGTERM into a true ``Stop``; a second raises KeyboardInterrupt at once.
-
-    Outside the main thread, where Python allows no handlers, nothing is changed.
-    """
-    stop = Stop()
-
-    def handle(number: int, frame: object) -> None:
-        if stop.asked:
-            raise KeyboardInterrupt
-        stop.asked = True
-        log.warning("%s: writing a checkpoint (again to stop without one) ...", signal.Signals(number).name)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -16,11 +16,11 @@ from mnist_exp import cli
 PACKAGE = Path(mnist_exp.__file__).parent
 # modules of each floor; imports go to the same or a lower one
 FLOORS = [
-    {"errors", "files", "whitelist", "_torchvision", "statistics"},
+    {"errors", "files", "signals", "whitelist", "_torchvision", "statistics"},
     {"models", "augment", "optim", "schedule", "data"},
     {"run_folder"},
     {"checkpoint", "progress", "evaluate", "plots", "loggers"},
-    {"trainer", "compare"},
+    {"trainer", "compare", "report"},
     {"sweep"},
     {"experiment"},
     {"cli"},

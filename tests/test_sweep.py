@@ -20,7 +20,7 @@ from mnist_exp.compare import best_trial
 
 TINY = [
     *("--multirun", "hparams_search=quick", "data.train_limit=64", "data.batch_size=32", "evaluate.tta_runs=1"),
-    *("schedule.initial_epochs=2", "schedule.extra_epochs=0"),
+    *("schedule.initial_epochs=2", "schedule.extra_epochs=0", "pruner=none"),
 ]
 # the five searched keys held still, so that a test can search over others
 STILL = [
@@ -198,7 +198,10 @@ def test_hopeless_trials_are_pruned(command, place, pruner):
     more = ["schedule.initial_epochs=6", "data.train_limit=500", f"pruner={pruner}"]
     if pruner == "median":
         more += ["pruner.n_startup_trials=1", "pruner.n_warmup_steps=0"]
-    assert command(*TINY, *space, *more, "++search.baseline={optimizer.lr:0.01}").status == 0
+    assert (
+        command(*[a for a in TINY if a != "pruner=none"], *space, *more, "++search.baseline={optimizer.lr:0.01}").status
+        == 0
+    )
     good, *hopeless = sorted(trials(place), key=lambda t: -t.params["optimizer.lr"])
     assert good.state.name == "COMPLETE"
     epochs = [len(t.intermediate_values) for t in hopeless]
@@ -246,19 +249,23 @@ def test_the_search_takes_other_experiments_metrics_and_dimensions(command, plac
         (["optimized_metric=val_loss"], ["hydra.sweeper.direction", "minimize"]),
         (["pruner=medain"], ["pruner/medain", "median", "halving"]),
         (["pruner._target_=optuna.pruners.Nothing"], ["pruner", "Nothing"]),
-        (["pruner.n_startup_trials=-1"], ["pruner cannot be built"]),
+        (["pruner=median", "pruner.n_startup_trials=-1"], ["pruner cannot be built"]),
         (
             ["hydra.sweeper.storage=postgresql+psycopg://me:secret@127.0.0.1:1/x"],
-            ["***@127.0.0.1:1", "hydra.sweeper.storage"],
+            ["me@127.0.0.1:1", "hydra.sweeper.storage"],
         ),
         (["hydra.sweeper.storage=nonsense"], ["hydra.sweeper.storage=nonsense"]),
         (["hydra.sweeper.study_name=a/b"], ["hydra.sweeper.study_name"]),
         (["data.val_size=0"], ["data.val_size is 0"]),
+        (["data.val_size=null"], ["data.val_size is None"]),
+        (["hydra.sweeper.max_failure_rate=2"], ["hydra.sweeper.max_failure_rate is 2"]),
+        (["hydra/sweeper/sampler=grid"], ["hydra.sweeper.sampler", "discrete"]),
         (["optimizer.lrr=interval(0,1)"], ["optimizer.lrr"]),
     ],
 )
 def test_mistakes_are_told_before_any_training(command, place, arguments, words):
-    done = command(*TINY, *arguments)
+    kept = TINY if not arguments[0].startswith("pruner=") else TINY[:-1]
+    done = command(*kept, *arguments)
     assert done.status == 2, done.err
     for word in words:
         assert word in done.err
@@ -283,12 +290,62 @@ def test_another_search_does_not_get_into_a_study(command, place):
     assert command(*TINY, "hydra.sweeper.n_trials=2", "trainer.device=cpu").status == 0
 
 
+def test_trials_of_a_study_that_is_gone_are_not_taken_for_new_ones(command, place):
+    assert command(*TINY, "hydra.sweeper.n_trials=1").status == 0
+    (place / "outputs" / "sweeps" / "quick" / "study.db").unlink()
+    done = command(*TINY, "hydra.sweeper.n_trials=1")
+    assert done.status == 2
+    assert "study is gone" in done.err
+
+
+def test_a_trial_cut_off_while_it_was_drawn_is_completed(command, place):
+    assert command(*TINY, "hydra.sweeper.n_trials=1").status == 0
+    study = optuna.load_study(study_name="quick", storage=f"sqlite:///{place}/outputs/sweeps/quick/study.db")
+    study.ask().suggest_float("augment.mix.prob", 0.0, 0.5)  # and the sweeper dies
+    duplicate = study.ask()
+    duplicate.set_user_attr("duplicate_of", 0)
+    assert command(*TINY, "hydra.sweeper.n_trials=2").status == 0
+    assert states(place) == ["COMPLETE"] * 2
+    assert set(trials(place)[1].params) == set(BASELINE)
+    assert all(t.state.is_finished() for t in study.get_trials())
+
+
+def test_too_many_failures_end_the_search(command, place):
+    grid = [
+        *STILL,
+        "hydra/sweeper/sampler=grid",
+        "data.batch_size=choice(0,-1,32)",
+        "hydra.sweeper.max_failure_rate=0.4",
+    ]
+    done = command(*[a for a in TINY if "batch_size" not in a], *grid)
+    assert done.status == 1
+    assert "max_failure_rate=0.4" in done.err
+
+
+def test_a_launcher_that_cannot_start_costs_no_trial(command, place):
+    done = command(*TINY, "model=choice(small_cnn,typo)", "hydra.sweeper.study_name=odd", "hydra.sweeper.n_trials=4")
+    assert done.status == 2
+    assert "no trial could be started" in done.err
+    assert not [t for t in trials(place, "odd") if t.state.name == "FAIL"]
+
+
+def test_what_a_search_deleted_stays_away_from_its_best(command, place):
+    extra = ["~augment.strong.erasing", "evaluate.tta_shift=1", "trainer.precision=fp32"]
+    assert command(*TINY, *extra, "hydra.sweeper.n_trials=1").status == 0
+    folder = place / "outputs" / "sweeps" / "quick" / "conf"
+    assert command("--config-dir", str(folder), "experiment=best", "hydra.run.dir=best").status == 0
+    config = yaml.safe_load((place / "best" / ".hydra" / "config.yaml").read_text())
+    assert "erasing" not in config["augment"]["strong"]
+    assert config["evaluate"]["tta_shift"] == 1
+    assert config["trainer"]["precision"] == "fp32"
+
+
 def has(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
 def test_two_processes_share_the_trials_and_the_threads(shell, place):
-    done = shell(*TINY, "hydra/launcher=joblib", "hydra.sweeper.n_trials=3", "pruner=none")
+    done = shell(*TINY, "hydra/launcher=joblib", "hydra.sweeper.n_trials=3")
     assert done.status == 0, done.err
     assert states(place) == ["COMPLETE"] * 3
     config = yaml.safe_load((place / "outputs/sweeps/quick/trial-1/.hydra/config.yaml").read_text())

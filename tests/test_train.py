@@ -233,6 +233,72 @@ def test_a_finished_run_is_trained_further_in_a_new_one_from_resume_lr(command, 
     assert float(rows(place / "first")[0]["train_loss"]) > second
 
 
+def test_an_interrupted_warm_restart_goes_on_as_one(command, place, monkeypatch):
+    from mnist_exp.trainer import Trainer
+
+    assert command(*SMALL, "hydra.run.dir=first").status == 0
+    again = ["train", "resume=first", "schedule.extra_epochs=4", "schedule.resume_lr=1e-3"]
+    assert command(*again, "hydra.run.dir=whole").status == 0
+    report = Trainer._report
+    for name, epoch in (("early", 0), ("late", 2)):
+
+        def killed(row, epochs, better, epoch=epoch):
+            report(row, epochs, better)
+            if row["epoch"] == epoch:
+                raise SystemExit(9)
+
+        def killed_at_once(*arguments, **options):
+            raise SystemExit(9)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "_report", staticmethod(killed))
+            if epoch == 0:
+                patch.setattr(Trainer, "fit", killed_at_once)
+            assert command(*again, f"hydra.run.dir={name}").status == 9
+        assert command("train", f"resume={name}").status == 0
+        assert_same_result(place / "whole", place / name)
+
+
+def test_a_signal_in_the_last_step_of_an_epoch_can_be_resumed(command, place, monkeypatch):
+    from mnist_exp import trainer
+
+    assert command(*SMALL, "hydra.run.dir=whole").status == 0
+    step, calls = trainer.train_step, []
+
+    def interrupting(*arguments):
+        step(*arguments)
+        calls.append(1)
+        if len(calls) == 2:  # the last step of the first epoch
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "train_step", interrupting)
+        assert command(*SMALL, "hydra.run.dir=cut").status == 130
+    assert command("train", "resume=cut").status == 0
+    assert_same_result(place / "whole", place / "cut")
+
+
+def test_a_checkpoint_of_another_model_is_not_taken(command, interrupted, place):
+    assert command(*SMALL, "model.channels=[4,8,8]", "hydra.run.dir=other").status == 0
+    (place / "other" / "checkpoints" / "last.pth").replace(interrupted / "checkpoints" / "last.pth")
+    done = command("train", f"resume={interrupted}")
+    assert done.status == 0, done.err
+    assert "another model" in done.out
+    assert_same_result(Path("whole"), interrupted)
+
+
+def test_a_run_is_written_by_one_process_at_a_time(command, interrupted):
+    from mnist_exp.run_folder import RunFolder
+
+    run = RunFolder.open(interrupted)
+    run.lock()
+    done = command("train", f"resume={interrupted}")
+    assert done.status == 2
+    assert "being written by another process" in done.err
+    run.unlock()
+    assert command("train", f"resume={interrupted}").status == 0
+
+
 def test_test_is_scored_once_and_only_after_training(command, monkeypatch):
     scored = []
     original = evaluate.Evaluator.probabilities
