@@ -68,15 +68,23 @@ def overhead(folder: Path) -> None:
 
 
 def workers(folder: Path) -> None:
-    """Time the same search with one process and with two."""
+    """Time the same search with one process, with two, and with two that are given four trials at a time."""
+    joblib = ["hydra/launcher=joblib"]
+    searches: dict[str, list[str]] = {
+        "one": [],
+        "two": joblib,
+        "two, four at a time": [*joblib, "hydra.sweeper.n_jobs=4"],
+    }
     rates = {}
-    for name, extra in {"one": [], "two": ["hydra/launcher=joblib"]}.items():
-        study, _ = search(folder, name, "hydra.sweeper.n_trials=14", "pruner=none", *extra)
+    for name, extra in searches.items():
+        study, _ = search(
+            folder, name.replace(", ", "_").replace(" ", "_"), "hydra.sweeper.n_trials=18", "pruner=none", *extra
+        )
         ends = sorted(t.datetime_complete.timestamp() for t in study.get_trials() if t.datetime_complete is not None)
-        # without the first two, in which processes start and import
-        rates[name] = 3600 * (len(ends) - 2) / (ends[-1] - ends[1])
-    ratio = rates["two"] / rates["one"]
-    print(f"workers: {rates['one']:.0f} trials an hour with one process, {rates['two']:.0f} with two: {ratio:.2f} x")
+        # without the first four trials, in which processes start and import
+        rates[name] = 3600 * (len(ends) - 4) / (ends[-1] - ends[3])
+        ratio = rates[name] / rates["one"]
+        print(f"workers: {name:20} {rates[name]:5.0f} trials an hour, {ratio:.2f} x", flush=True)
 
 
 def pruning(folder: Path) -> None:

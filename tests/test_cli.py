@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import SMALL
 from hydra import compose, initialize_config_dir
 
@@ -293,14 +292,3 @@ def test_a_long_wait_is_announced_early_with_the_way_out(monkeypatch, caplog):
             for done in range(100, 300, 10):
                 progress.step(done, 0.5)
         assert ("experiment=fast" in caplog.text) == expected
-
-
-def test_evaluation_shifts_are_fixed_and_different():
-    from mnist_exp.augment import Normalize
-    from mnist_exp.evaluate import Evaluator
-
-    one, two = (Evaluator(Normalize(0.1, 0.3), tta_runs=25) for _ in range(2))
-    assert one.shifts == two.shifts
-    assert len(set(one.shifts)) == 25
-    assert max(abs(v) for shift in one.shifts for v in shift) == 2
-    assert torch.arange(3).roll(1).tolist() == [2, 0, 1]

@@ -1,0 +1,71 @@
+"""What README.md says of commands, groups and keys is true."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from mnist_exp import cli
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line.partition("  #")[0].strip()
+    for block in re.findall(r"```bash\n(.*?)```", README, re.S)
+    for line in block.replace("\\\n", " ").splitlines()
+    if "python -m mnist_exp" in line
+]
+
+
+def table(heading: str) -> list[list[str]]:
+    section = README.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]
+    assert rows
+    return rows
+
+
+def test_the_table_of_groups_names_every_choice():
+    named = {}
+    for groups, choices, _ in table("Config groups"):
+        for group in re.findall(r"`(\w+)`", groups):
+            named[group] = set(re.findall(r"`(\w+)`", choices))
+    there = {
+        folder.name: {f.stem for f in folder.glob("*.yaml")} for folder in (ROOT / "conf").iterdir() if folder.is_dir()
+    }
+    assert named == there
+
+
+def test_every_constant_names_a_key_that_exists():
+    with initialize_config_dir(cli.config_folder()):
+        config = compose("train")
+    rows = table("The original's constants")
+    assert len(rows) == 25
+    for constant, key, *_ in rows:
+        found = re.match(r"`([\w.]+)`", key)
+        if constant != "`TOTAL_EPOCHS`":
+            assert found is not None
+            assert OmegaConf.select(config, found[1], default="missing") != "missing", key
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_composes(line, tmp_path):
+    words = shlex.split(line.partition("python -m mnist_exp")[2])
+    words = words[1:] if words[:1] == ["train"] else words
+    if words[0] in ("compare", "data", "--cfg") or any(
+        "FOLDER" in w or "my_package" in w or "--config-dir" in w for w in words
+    ):
+        pytest.skip("not a composition, or of a folder that is not here")
+    # resume names a run; the launchers of other packages and ranges of a sweep are not the composition's business
+    overrides = [w for w in words if "=" in w or w.startswith("~")]
+    overrides = [w for w in overrides if not w.startswith(("resume=", "hydra/launcher", "hydra.launcher", "hydra."))]
+    overrides = [re.sub(r"^([\w./]+)=([^,\[{(]+),.*", r"\1=\2", w) for w in overrides if "choice(" not in w]
+    with initialize_config_dir(cli.config_folder()):
+        compose("train", overrides)
+
+
+def test_the_two_quickstarts_are_marked():
+    for which in ("run", "test"):
+        assert re.search(rf"<!-- quickstart: {which} -->\s*```bash\n(.*?)```", README, re.S)
