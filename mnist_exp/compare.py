@@ -8,6 +8,7 @@ Reads run folders only: no torch, no building of configs. For notebooks:
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import math
@@ -52,7 +53,9 @@ _PLACES = ("paths.", "data.root", "hydra.", "resume", "search.trial", "tags", "t
 # ----------------------------------------------------------------------------------------------------- loading
 
 
-def load_runs(*folders: str | Path, tell: Callable[[str], None] = log.warning) -> pd.DataFrame:
+def load_runs(
+    *folders: str | Path, keys: Sequence[str] = (), tell: Callable[[str], None] = log.warning
+) -> pd.DataFrame:
     """Return a DataFrame with a row for every run and trial below ``folders`` (default: "outputs"), oldest first.
 
     What cannot be read is left out, after ``tell`` has been called with a line that says why. Columns:
@@ -64,8 +67,8 @@ def load_runs(*folders: str | Path, tell: Callable[[str], None] = log.warning) -
       test_low, test_high: 95 % Wilson interval of test_acc, percent; test_95: the same as text; images_per_s;
     - seed; dataset, md5: name and MD5 of the data; split: a digest of sizes and split seed; n_test: test images;
     - recipe: a digest of the composed config but for the seed: equal recipes are repetitions;
-    - <key>: the value of every key that some run overrides, such as ``optimizer.lr``; choices of groups, such as
-      ``model``, too. NaN where a run left it at its default.
+    - <key>: the value of every key that some run overrides, such as ``optimizer.lr``, and of ``keys``; choices of
+      groups, such as ``model``, too. NaN where a run has no such key.
     """
     import numpy as np
     import pandas as pd
@@ -84,12 +87,51 @@ def load_runs(*folders: str | Path, tell: Callable[[str], None] = log.warning) -
     if runs.empty:
         return runs
     runs = runs.sort_values(["started", "path"], kind="stable").reset_index(drop=True)
+    for key in [*(c for c in runs.columns if c not in _row_keys()), *keys]:
+        _fill(runs, key)
     right = (runs["test_acc"] * runs["n_test"] / 100).round()
     runs["test_low"], runs["test_high"] = wilson(right, runs["n_test"].where(runs["n_test"] > 0, np.nan))
     known = runs["test_acc"].notna()
     low, high = runs["test_low"].map("{:.2f}".format), runs["test_high"].map("{:.2f}".format)
     runs["test_95"] = np.where(known, low + " - " + high, "")
     return runs
+
+
+def _fill(runs: pd.DataFrame, key: str) -> None:
+    """Give runs that left ``key`` at its default that default, from their composed configs; no column if none has it."""
+    present = runs[key].notna() if key in runs.columns else runs["path"].isna()
+    values = {index: _configured(Path(str(runs.at[index, "path"])), key) for index in runs.index[~present]}
+    found = {index: value for index, value in values.items() if value is not None}
+    if key not in runs.columns:
+        if not found:
+            return
+        runs[key] = None
+    if found:
+        runs[key] = [found.get(index, value) for index, value in runs[key].items()]
+        runs[key] = runs[key].infer_objects()
+
+
+@functools.lru_cache(maxsize=4096)
+def read_yaml(file: Path) -> Any:
+    """Return what a YAML file of a run holds; None if it cannot be read."""
+    try:
+        return yaml.load(file.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, yaml.YAMLError):
+        return None
+
+
+def _configured(run: Path, key: str) -> Any:
+    """Return the value of ``key`` in a run's composed config, the chosen name if it is a group; None if there is none."""
+    node = read_yaml(run / ".hydra" / "config.yaml")
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    if isinstance(node, dict) or (node is None and "." not in key):
+        hydra = read_yaml(run / ".hydra" / "hydra.yaml")
+        try:
+            node = hydra["hydra"]["runtime"]["choices"].get(key)
+        except (KeyError, TypeError):
+            node = None
+    return _value(node) if isinstance(node, str) else str(node) if isinstance(node, list) else node
 
 
 def _find(folders: Sequence[str | Path]) -> Iterator[Path]:
@@ -442,7 +484,9 @@ def compare(
         console = Console(width=10_000)  # nothing is cut where a program reads
 
     def chosen() -> pd.DataFrame:
-        runs = load_runs(*folders, tell=tell)
+        asked = re.findall(r"[A-Za-z_]\w*(?:\.\w+)+", filter or "")
+        asked += [name for name in (sort, *(columns or ()), *(group_by or ())) if name is not None]
+        runs = load_runs(*folders, keys=asked, tell=tell)
         return select(runs, filter, sort, last) if len(runs) else runs
 
     def overview(runs: pd.DataFrame) -> Any:

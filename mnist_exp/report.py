@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 
-from mnist_exp.compare import cell, differing
+from mnist_exp.compare import cell, differing, read_yaml
 from mnist_exp.files import atomic_write
 from mnist_exp.run_folder import RunFolder
 
@@ -80,11 +79,7 @@ def _config(folder: RunFolder) -> dict[str, str]:
             flat |= walk(value, f"{prefix}.{key}" if prefix else str(key))
         return flat
 
-    try:
-        text = folder.hydra_config.read_text()
-    except OSError:
-        return {}
-    return walk(yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}, "")
+    return walk(read_yaml(folder.hydra_config) or {}, "")
 
 
 def _mistakes(runs: pd.DataFrame) -> dict[str, Any]:

@@ -274,11 +274,13 @@ class StudySweeper(Sweeper):
             if trial.state is TrialState.RUNNING:
                 if self._busy(trial):
                     busy += 1
-                elif self._settle_from_disk(trial.number):
-                    finished += 1
-                elif len(batch) < self.n_jobs:
+                elif not self._settle_from_disk(trial.number) and len(batch) < self.n_jobs:
                     taken = self._take_over(trial)
-                    batch += [taken] if taken is not None else []
+                    if taken is not None:
+                        batch.append(taken)
+                    elif not self.study.get_trials(deepcopy=False)[trial.number].state.is_finished():
+                        busy += 1  # another sweeper was faster
+        finished = sum(t.state.is_finished() for t in self._trials())
         while len(batch) < self.n_jobs and finished + busy + len(batch) < self.n_trials:
             asked = self._ask()
             if asked is None:

@@ -82,6 +82,25 @@ def test_runs_can_be_filtered_sorted_counted_and_written(command, runs, place):
     assert "2 runs" in command("compare", "--last", "2").out
 
 
+def test_a_key_left_at_its_default_has_its_default(command, runs):
+    assert command("compare", "--filter", "optimizer.lr < 0.02", "--csv", "low.csv").status == 0
+    low = pd.read_csv("low.csv").set_index("name")
+    assert set(low.index) == {"a1", "a2", "split"}
+    assert low["optimizer.lr"].tolist() == [0.01] * 3
+    arguments = [
+        "--filter",
+        "model.num_classes == 10",
+        "--sort",
+        "optimizer.momentum",
+        "--columns",
+        "name,optimizer,optimizer.k",
+    ]
+    done = command("compare", *arguments)
+    assert done.status == 0, done.err
+    assert re.search(r"broken +sgd", done.out)
+    assert re.search(r"a1 +lookahead_sgd +5", done.out)
+
+
 def test_repetitions_are_grouped_by_themselves(command, runs):
     done = command("compare", "--group-by", "--csv", "groups.csv")
     assert done.status == 0, done.err
