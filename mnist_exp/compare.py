@@ -499,10 +499,14 @@ def compare(
     if watch is not None:
         from rich.live import Live
 
-        with Live(console=console, screen=False, auto_refresh=False) as live:
+        with Live(console=console, auto_refresh=False) as live:
             while True:
                 runs = chosen()
-                live.update(overview(runs) if len(runs) else "no runs yet", refresh=True)
+                shown = overview(runs) if len(runs) else "no runs yet"
+                if console.is_terminal:
+                    live.update(shown, refresh=True)
+                else:
+                    console.print(shown)
                 time.sleep(watch)
     runs = chosen()
     if runs.empty:

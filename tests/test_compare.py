@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -221,16 +222,17 @@ def test_the_plot_is_a_picture(command, runs):
 
 
 def test_watching_refreshes_until_interrupted(runs, place):
-    words = [sys.executable, "-m", "mnist_exp", "compare", "--watch", "0.2"]
+    words = [sys.executable, "-u", "-m", "mnist_exp", "compare", "--watch", "0.2"]
     process = subprocess.Popen(words, cwd=place, stdout=subprocess.PIPE, text=True)
-    import signal
-    import time
-
-    time.sleep(4)
-    process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=20)
+    assert process.stdout is not None
+    seen = 0
+    for line in process.stdout:
+        seen += line.startswith("6 runs")
+        if seen == 2:
+            process.send_signal(signal.SIGINT)
+            break
+    process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "6 runs" in out
 
 
 def test_the_page_needs_nothing_from_elsewhere(command, runs):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import resource
 import signal
@@ -441,8 +442,9 @@ def test_training_on_a_gpu(command, place, precision):
 
 
 @pytest.mark.full_data
+@pytest.mark.timeout(900)
 def test_the_fast_preset_reaches_99_percent(command, place, monkeypatch):
-    root = __import__("os").environ.get("MNIST_FULL_DATA")
+    root = os.environ.get("MNIST_FULL_DATA")
     if not root:
         pytest.skip("set MNIST_FULL_DATA to a folder that holds MNIST/raw")
     torch.set_num_threads(2)
