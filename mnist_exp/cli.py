@@ -145,8 +145,10 @@ def train(arguments: list[str]) -> None:
 def _resume(arguments: list[str]) -> list[str]:
     """Point Hydra to the folder of the run that ``resume=`` names, or give a finished run's overrides to a new one."""
     named = [a.partition("=")[2] for a in arguments if a.startswith("resume=")]
-    if not named or named[-1] in ("null", ""):
+    if not named or named[-1] == "null":
         return arguments
+    if not named[-1]:
+        raise UserError("resume= is empty; name a run folder, such as resume=outputs/runs/NAME")
     from omegaconf import OmegaConf
 
     from mnist_exp.run_folder import RunFolder

@@ -62,7 +62,7 @@ def load_runs(
 
     - path, name, task_name, tags, started (ISO 8601), command, error: text;
     - status: running, finished, failed, interrupted or pruned;
-    - epoch: epochs finished, epochs: planned; seconds: of the whole run; duration: the same as h:mm:ss;
+    - epochs: finished, planned: of the whole run; seconds: of the whole run; duration: the same as h:mm:ss;
     - val_acc, test_acc, test_acc_tta, test_acc_swa, ensemble_acc: percent, NaN where not measured; val_loss: nats;
       test_low, test_high: 95 % Wilson interval of test_acc, percent; test_95: the same as text; images_per_s;
     - seed; dataset, md5: name and MD5 of the data; split: a digest of sizes and split seed; n_test: test images;
@@ -124,6 +124,8 @@ def _configured(run: Path, key: str) -> Any:
     """Return the value of ``key`` in a run's composed config, the chosen name if it is a group; None if there is none."""
     node = read_yaml(run / ".hydra" / "config.yaml")
     for part in key.split("."):
+        if isinstance(node, dict) and node.get(part, ...) is None and "." in key:
+            return "null"
         node = node.get(part) if isinstance(node, dict) else None
     if isinstance(node, dict) or (node is None and "." not in key):
         hydra = read_yaml(run / ".hydra" / "hydra.yaml")
@@ -160,8 +162,8 @@ def _row(run: RunFolder) -> dict[str, Any]:
         "started": info.get("started") or "",
         "command": info.get("command"),
         "error": info.get("error"),
-        "epoch": int(info.get("epoch") or 0),
-        "epochs": int(info.get("epochs") or 0),
+        "epochs": int(info.get("epoch") or 0),
+        "planned": int(info.get("epochs") or 0),
         "seconds": seconds,
         "duration": f"{int(seconds) // 3600}:{int(seconds) % 3600 // 60:02}:{int(seconds) % 60:02}",
         **{key: float(metrics[key]) if metrics.get(key) is not None else float("nan") for key in METRICS},
@@ -172,11 +174,12 @@ def _row(run: RunFolder) -> dict[str, Any]:
         "n_test": dataset.get("test") or 0,
         "recipe": _recipe(run),
     }
-    for override in info.get("overrides", []):
-        key, _, value = override.lstrip("+").partition("=")
-        if not key.startswith(_PLACES) and key not in row:
-            row[key] = _value(value)
-    return row
+    if info.get("warm_start"):
+        row["warm_start"] = Path(info["warm_start"]).name
+    # of two overrides of a key the last one counts
+    overrides = dict(o.lstrip("+").partition("=")[::2] for o in info.get("overrides", []))
+    named = {key: _value(value) for key, value in overrides.items() if not key.startswith(_PLACES) and key not in row}
+    return row | named
 
 
 def _recipe(run: RunFolder) -> str | None:
@@ -245,7 +248,9 @@ def differing(runs: pd.DataFrame) -> list[str]:
 
 
 def _row_keys() -> list[str]:
-    text = "path name status task_name tags started command error epoch epochs seconds duration seed dataset md5 split"
+    text = (
+        "path name status task_name tags started command error epochs planned seconds duration seed dataset md5 split"
+    )
     return [*text.split(), "n_test", "recipe", "test_low", "test_high", "test_95", *METRICS]
 
 
@@ -263,12 +268,12 @@ def group(runs: pd.DataFrame, keys: Sequence[str] | None = None) -> pd.DataFrame
     done = runs[runs["status"] == "finished"]
     for key in keys or ():
         _need(runs, key, "--group-by")
-    by = list(keys) if keys else ["recipe", "md5", "split"]
+    by = [*(keys or ["recipe"]), "md5", "split"]  # other data is never averaged with
     rows = []
     varying = differing(done)
     for values, members in done.groupby(by, dropna=False, sort=False):
         label = (
-            dict(zip(by, values, strict=True))
+            dict(zip(keys, values[: len(keys)], strict=True))
             if keys
             else {c: members[c].iloc[0] for c in varying if members[c].astype(str).nunique() == 1}
         )
@@ -283,9 +288,7 @@ def group(runs: pd.DataFrame, keys: Sequence[str] | None = None) -> pd.DataFrame
                 better, plain = (dict(zip(both["seed"], both[c], strict=True)) for c in (column, "test_acc"))
                 row[f"{extra}_gain"] = (both[column] - both["test_acc"]).mean()
                 row[f"{extra}_p"] = compare_groups(better, plain)[1]
-        row["data"] = (
-            "mixed!" if members[["md5", "split"]].drop_duplicates().shape[0] > 1 else members["dataset"].iloc[0]
-        )
+        row["data"] = f"{members['dataset'].iloc[0]} {values[-1]}"
         rows.append(row)
     import pandas as pd
 
@@ -483,11 +486,15 @@ def compare(
     if not console.is_terminal:
         console = Console(width=10_000)  # nothing is cut where a program reads
 
+    found = 0
+
     def chosen() -> pd.DataFrame:
+        nonlocal found
         asked = re.findall(r"[A-Za-z_]\w*(?:\.\w+)+", filter or "")
         asked += [name for name in (sort, *(columns or ()), *(group_by or ())) if name is not None]
         runs = load_runs(*folders, keys=asked, tell=tell)
-        return select(runs, filter, sort, last) if len(runs) else runs
+        found = len(runs)
+        return select(runs, filter, sort, last) if found else runs
 
     def overview(runs: pd.DataFrame) -> Any:
         shown = list(columns) if columns else ["name", *differing(runs), *(c for c in SHOWN)]
@@ -510,9 +517,10 @@ def compare(
                 time.sleep(watch)
     runs = chosen()
     if runs.empty:
+        if found:
+            raise UserError(f"none of the {found} runs matches --filter {filter!r}")
         where = ", ".join(map(str, folders or ["outputs"]))
-        chosen_from = "no run is left by the filter" if filter is not None else "there is no run"
-        raise UserError(f"{chosen_from} below {where}; make one: python -m mnist_exp train experiment=fast")
+        raise UserError(f"there is no run below {where}; make one: python -m mnist_exp train experiment=fast")
     extra = None
     if baseline is not None and group_by is None:
         extra = against(runs, baseline, tell)

@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import socket
+import sys
 import threading
 import time
 from pathlib import Path
@@ -110,7 +111,8 @@ class StudySweeper(Sweeper):
                     pass
                 self._report()
         except KeyboardInterrupt:
-            log.warning("Interrupted. The same command goes on with the search.")
+            # to stderr itself: where the trial was cut off, logging still goes to its file alone
+            sys.stderr.write("Interrupted. The same command goes on with the search.\n")
             raise
         except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
             reason = str(error.__cause__ or error).strip().splitlines()[0]

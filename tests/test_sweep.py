@@ -127,6 +127,8 @@ def test_a_search_that_is_killed_twice_completes(place, number):
         process.send_signal(number)
         assert process.wait(60) == (130 if number == signal.SIGINT else -signal.SIGKILL)
         assert states(place)[trial] == "RUNNING"
+        if number == signal.SIGINT:
+            assert "The same command goes on with the search" in process.stderr.read().decode()
     params = trials(place)[2].params
     done = subprocess.run(words, cwd=place, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
