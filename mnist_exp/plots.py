@@ -133,5 +133,5 @@ def plot_runs(histories: dict[str, list[dict[str, Any]]], path: Path) -> None:
         _integer_epochs(axes)
     if few:
         handles, labels = accuracy.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+        figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     figure.savefig(path, dpi=120)
