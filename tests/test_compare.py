@@ -233,7 +233,9 @@ def test_the_plot_is_a_picture(command, runs):
 
 def test_watching_refreshes_until_interrupted(runs, place):
     words = [sys.executable, "-u", "-m", "mnist_exp", "compare", "--watch", "0.2"]
-    process = subprocess.Popen(words, cwd=place, stdout=subprocess.PIPE, text=True)
+    # what a shell starts in the background ignores SIGINT, and so would this process
+    options = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    process = subprocess.Popen(words, cwd=place, stdout=subprocess.PIPE, text=True, **options)
     assert process.stdout is not None
     seen = 0
     for line in process.stdout:
