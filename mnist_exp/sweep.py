@@ -7,6 +7,7 @@ sweeper never heard of, continues interrupted trials from their checkpoints, and
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import json
@@ -17,6 +18,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -170,31 +172,24 @@ class StudySweeper(Sweeper):
             sampler = self._sampler(0)
         except Exception as error:
             raise UserError(f"hydra.sweeper.sampler cannot be built: {str(error).splitlines()[0]}") from error
-        for attempt in (1, 2):
-            try:
-                with self._locked_study():
-                    study: optuna.Study = optuna.create_study(
-                        study_name=self.study_name, storage=url, direction=self.direction, load_if_exists=True
-                    )
-                    known = study.user_attrs.get("search")
-                    if known is None:
-                        self._refuse_old_trials()
-                        if not isinstance(sampler, optuna.samplers.GridSampler):
-                            study.enqueue_trial(self._baseline(), skip_if_exists=True)
-                        study.set_user_attr("search", search)
-                break
-            except (SQLAlchemyError, ImportError, optuna.exceptions.StorageInternalError, ValueError) as error:
-                if attempt == 1 and isinstance(error, SQLAlchemyError):
-                    time.sleep(2)  # two machines may have made the same tables at once
-                    continue
-                reason = str(error.__cause__ or error).strip().splitlines()[0]
-                needs = (
-                    " (PostgreSQL needs: pip install 'mnist_exp[postgres]')" if isinstance(error, ImportError) else ""
+        try:
+            with self._locked_study():
+                study: optuna.Study = optuna.create_study(
+                    study_name=self.study_name, storage=url, direction=self.direction, load_if_exists=True
                 )
-                hidden = without_password(url)
-                raise UserError(
-                    f"hydra.sweeper.storage={hidden} cannot be used: {without_password(reason)}{needs}"
-                ) from error
+                known = study.user_attrs.get("search")
+                if known is None:
+                    self._refuse_old_trials()
+                    if not isinstance(sampler, optuna.samplers.GridSampler):
+                        study.enqueue_trial(self._baseline(), skip_if_exists=True)
+                    study.set_user_attr("search", search)
+        except (SQLAlchemyError, ImportError, optuna.exceptions.StorageInternalError, ValueError) as error:
+            reason = str(error.__cause__ or error).strip().splitlines()[0]
+            needs = " (PostgreSQL needs: pip install 'mnist_exp[postgres]')" if isinstance(error, ImportError) else ""
+            hidden = without_password(url)
+            raise UserError(
+                f"hydra.sweeper.storage={hidden} cannot be used: {without_password(reason)}{needs}"
+            ) from error
         for key in ("space", "settings", "metric"):
             if known is not None and known[key] != search[key]:
                 raise UserError(
@@ -211,11 +206,25 @@ class StudySweeper(Sweeper):
                 "Type hydra.sweeper.study_name=NEW_NAME, or move that folder away"
             )
 
-    def _locked_study(self) -> Any:
-        """Return a lock that sweepers with the same folder take turns with; an Optuna call of ours is several writes."""
-        from filelock import FileLock
+    @contextlib.contextmanager
+    def _locked_study(self) -> Iterator[None]:
+        """Hold a lock that the study's sweepers take turns with: what we do to it is several writes at a time.
 
-        return FileLock(self.folder / ".study.lock")
+        On PostgreSQL an advisory lock, which other machines see and which the server drops when a holder dies.
+        """
+        if (self.storage or "").startswith("postgresql"):
+            import sqlalchemy
+
+            engine = sqlalchemy.create_engine(str(self.storage), poolclass=sqlalchemy.NullPool)
+            with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                lock = sqlalchemy.text("select pg_advisory_lock(hashtextextended(:name, 0))")
+                connection.execute(lock, {"name": f"mnist_exp {self.study_name}"})
+                yield
+        else:
+            from filelock import FileLock
+
+            with FileLock(self.folder / ".study.lock"):
+                yield
 
     def _baseline(self) -> dict[str, Any]:
         """Return the first point: the original's values, and the config's own for every other key, where in range."""
@@ -271,27 +280,18 @@ class StudySweeper(Sweeper):
                 f"{self.max_failure_rate:g} allows; the last: {_last_error(trials)}"
             )
         batch: list[tuple[int, dict[str, Any]]] = []
-        busy = 0
         for trial in trials:
-            if trial.state is TrialState.RUNNING:
-                if self._busy(trial):
-                    busy += 1
-                elif not self._settle_from_disk(trial.number) and len(batch) < self.n_jobs:
-                    taken = self._take_over(trial)
-                    if taken is not None:
-                        batch.append(taken)
-                    elif not self.study.get_trials(deepcopy=False)[trial.number].state.is_finished():
-                        busy += 1  # another sweeper was faster
-        finished = sum(t.state.is_finished() for t in self._trials())
-        while len(batch) < self.n_jobs and finished + busy + len(batch) < self.n_trials:
-            asked = self._ask()
-            if asked is None:
-                break
+            if trial.state is not TrialState.RUNNING or self._busy(trial) or self._settle_from_disk(trial.number):
+                continue
+            if len(batch) < self.n_jobs and (taken := self._take_over(trial)) is not None:
+                batch.append(taken)
+        while len(batch) < self.n_jobs and (asked := self._ask()) is not None:
             batch.append(asked)
         if not batch:
-            if busy:
+            running = any(t.state is TrialState.RUNNING for t in self._trials())
+            if running:
                 time.sleep(1)  # another process is at the last trials
-            return busy > 0
+            return running
         overrides = [self._overrides(number, params) for number, params in batch]
         try:
             returns = self.launcher.launch(overrides, initial_job_idx=self.job_number)
@@ -300,7 +300,8 @@ class StudySweeper(Sweeper):
                 for number, _ in batch:
                     self._set(number, attempts=0)
                 raise UserError(f"no trial could be started: {type(error).__name__}: {error}") from error
-            log.warning("a worker died (%s: %s); going on from what is on disk", type(error).__name__, error)
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            log.warning("a worker died (%s); going on from what is on disk", reason)
             returns = []
         self.job_number += len(batch)
         for position, (number, params) in enumerate(batch):
@@ -312,11 +313,14 @@ class StudySweeper(Sweeper):
         return [t for t in self.study.get_trials(deepcopy=False) if "duplicate_of" not in t.user_attrs]
 
     def _ask(self) -> tuple[int, dict[str, Any]] | None:
-        """Return (number, parameters) of a new trial, a point that no trial has had; None if there is none left."""
+        """Return (number, parameters) of a new trial, a point that no trial has had; None if there is nothing to do."""
         from optuna.trial import TrialState
 
         for _ in range(100):
             with self._locked_study():
+                started = sum(t.state is not TrialState.WAITING for t in self._trials())
+                if started >= self.n_trials:
+                    return None
                 trial = self.study.ask()
                 trial.set_user_attr("owner", self.me)
                 trial.set_user_attr("attempts", 1)
@@ -328,6 +332,7 @@ class StudySweeper(Sweeper):
                 trial.set_user_attr("duplicate_of", same[0])
                 self._close(trial.number, state=TrialState.FAIL)
         log.warning("the sampler proposes only points that have been tried: the search ends here")
+        self.n_trials = started
         return None
 
     def _complete(self, trial: Any) -> dict[str, Any]:
@@ -349,10 +354,6 @@ class StudySweeper(Sweeper):
             if trial.user_attrs.get("owner") != frozen.user_attrs.get("owner"):
                 return None
             trial.set_user_attr("owner", self.me)
-            if self.storage:  # sweepers on other machines have no lock in common: the last to write has it
-                time.sleep(1)
-                if optuna.Trial(self.study, frozen._trial_id).user_attrs["owner"] != self.me:
-                    return None
             attempts = trial.user_attrs.get("attempts", 0) + 1
             trial.set_user_attr("attempts", attempts)
             if attempts > _ATTEMPTS:
@@ -377,10 +378,19 @@ class StudySweeper(Sweeper):
         named = {line.partition("=")[0] for line in lines}
         lines = [line for line in lines if line.partition("=")[0] not in places]
         lines += [f"{key}='{value}'" for key, value in places.items()]
-        if self.n_jobs > 1 and "trainer.threads" not in named and "joblib" in self.config.hydra.launcher._target_:
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            lines.append(f"trainer.threads={max(1, cores // self.n_jobs)}")
+        if "trainer.threads" not in named and (threads := self._threads_of_a_job()) is not None:
+            lines.append(f"trainer.threads={threads}")
         return [*lines, f"search.trial={number}"]
+
+    def _threads_of_a_job(self) -> int | None:
+        """Return how many CPU threads a job may take beside others: its share, or what its launcher reserves for it."""
+        launcher = self.config.hydra.launcher
+        if "joblib" in launcher._target_ and self.n_jobs > 1:
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            return max(1, cores // self.n_jobs)
+        if "ray" in launcher._target_:
+            return max(1, int(launcher.ray.remote.num_cpus))
+        return launcher.get("cpus_per_task")
 
     def _settle(self, number: int, params: dict[str, Any], job: Any) -> None:
         """Tell the study how a job ended: by what it returned or, where nothing came back, by what is on disk."""
