@@ -187,10 +187,11 @@ def compare(arguments: list[str]) -> None:
     if options["last"] is not None and options["last"] < 1:
         raise UserError(f"--last is {options['last']}; it must be at least 1")
     from mnist_exp import compare as runs
+    from mnist_exp import study
 
     folders = options.pop("folders")
-    if len(folders) == 1 and runs.is_study(Path(folders[0])) and not any(v is not None for v in options.values()):
-        runs.report_study(Path(folders[0]))
+    if len(folders) == 1 and study.is_study(Path(folders[0])) and not any(v is not None for v in options.values()):
+        study.report_study(Path(folders[0]))
     else:
         runs.compare(folders, **options)
 

@@ -1,4 +1,4 @@
-"""Reading what is in the outputs folders: runs as a table, differences with their significance, and searches.
+"""Reading what is in the outputs folders: runs as a table, and their differences with their significance.
 
 Reads run folders only: no torch, no building of configs. For notebooks:
 
@@ -11,24 +11,20 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
-import math
 import os
 import re
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from omegaconf import OmegaConf
 
 from mnist_exp.errors import UserError
 from mnist_exp.run_folder import RunFolder
 from mnist_exp.statistics import compare_groups, mcnemar, wilson
 
 if TYPE_CHECKING:
-    import optuna
     import pandas as pd
 
 log = logging.getLogger(__name__)
@@ -552,200 +548,3 @@ def compare(
         plot_runs(histories, Path(plot))
     for file in (name for name in (csv, json, html, plot) if name is not None):
         console.print(f"written  {file}", highlight=False, soft_wrap=True)
-
-
-# ---------------------------------------------------------------------------------------------------- searches
-
-# what the best trial passes on to a new experiment: what is computed, not where or as which trial
-_GROUPS = ("data", "model", "augment", "optimizer", "schedule")
-
-
-def report_study(folder: Path, study: optuna.Study | None = None) -> None:
-    """Print the trials of the search in ``folder``; write its plots, and its best parameters as an experiment.
-
-    ``study`` None reads it from the folder.
-    Raises UserError if there is no search in ``folder``.
-    """
-    from rich.console import Console
-    from rich.table import Table
-
-    study = load_study(folder) if study is None else study
-    trials = [t for t in study.get_trials(deepcopy=False) if "duplicate_of" not in t.user_attrs]
-    best = best_trial(study)
-    names = sorted({name for trial in trials for name in trial.params})
-    metric = study.user_attrs.get("search", {}).get("metric", "value")
-    sign = 1 if study.direction.name == "MINIMIZE" else -1
-    table = Table(
-        title=f"{study.study_name}: {len(trials)} trials", title_justify="left", box=None, header_style="bold"
-    )
-    for column in (
-        "trial",
-        "state",
-        *(name.rpartition(".")[2] for name in names),
-        metric,
-        "val_loss",
-        "epochs",
-        "time",
-    ):
-        table.add_column(column, justify="left" if column == "state" else "right", no_wrap=True)
-    for trial in sorted(
-        trials, key=lambda t: (t is not best, sign * t.value if t.value is not None else math.inf, t.number)
-    ):
-        seconds = trial.duration.total_seconds() if trial.duration else None
-        loss = trial.user_attrs.get("val_loss")
-        table.add_row(
-            f"{trial.number}{' *' if best is not None and trial.number == best.number else ''}",
-            trial.state.name.lower(),
-            *(_cell(trial.params.get(name)) for name in names),
-            "" if trial.value is None else f"{trial.value:.3f}",
-            "" if loss is None else f"{loss:.4f}",
-            str(len(trial.intermediate_values)),
-            "" if seconds is None else f"{seconds:.0f} s",
-        )
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=max(120, 14 * (len(names) + 6)))
-    console.print(table)
-    if best is None:
-        console.print("no trial has finished yet")
-        return
-    for path in plot_study(study, folder / "results"):
-        console.print(f"plot     {path}", soft_wrap=True, highlight=False)
-    experiment = write_best(folder, study, best)
-    if experiment is not None:
-        console.print(f"best     {experiment}", soft_wrap=True, highlight=False)
-        command = f"python -m mnist_exp train --config-dir {folder / 'conf'} experiment=best"
-        console.print(f"retrain  {command}", soft_wrap=True, highlight=False)
-        seeds = command.replace("mnist_exp train", "mnist_exp --multirun")
-        console.print(f"seeds    {seeds} seed=1,2,3", soft_wrap=True, highlight=False)
-
-
-def is_study(folder: Path) -> bool:
-    """Whether ``folder`` is that of a search."""
-    return (folder / "study.db").exists() or any(folder.glob("trial-*/.hydra/hydra.yaml"))
-
-
-def load_study(folder: Path) -> optuna.Study:
-    """Return the study of the search in ``folder``, from its study.db or the storage its trials name."""
-    import optuna
-    from sqlalchemy.exc import SQLAlchemyError
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    name, storage = None, None
-    for file in sorted(folder.glob("trial-*/.hydra/hydra.yaml"))[:1]:
-        sweeper = OmegaConf.load(file).hydra.sweeper
-        name, storage = sweeper.study_name, sweeper.storage
-    if storage is None and not (folder / "study.db").exists():
-        raise UserError(f"{folder} holds no search: it has no study.db. Searches are in outputs/sweeps/<study>")
-    try:
-        return optuna.load_study(study_name=name, storage=storage_url(storage, folder))
-    except (SQLAlchemyError, ImportError, KeyError, ValueError) as error:
-        raise UserError(
-            f"the study of {folder} cannot be read: {str(error.__cause__ or error).splitlines()[0]}"
-        ) from error
-
-
-def plot_study(study: optuna.Study, folder: Path) -> list[Path]:
-    """Draw history, importance, slices and parallel coordinates of a study; return the PNG files."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-    import optuna
-    from matplotlib.ticker import NullFormatter
-    from optuna.visualization import matplotlib as draw
-
-    folder.mkdir(exist_ok=True)
-    metric = study.user_attrs.get("search", {}).get("metric", "value")
-    drawn = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # optuna calls its matplotlib drawings experimental
-        figures = {
-            "history": lambda: draw.plot_optimization_history(study, target_name=metric),
-            "importance": lambda: draw.plot_param_importances(study, target_name=f"importance for {metric}"),
-            "slices": lambda: draw.plot_slice(study, target_name=metric),
-            "parallel": lambda: draw.plot_parallel_coordinate(study, target_name=metric),
-        }
-        for name, figure in figures.items():
-            try:
-                axes: Any = figure()
-            except (ValueError, RuntimeError, ZeroDivisionError) as error:  # too few finished trials, or all the same
-                log.warning("%s cannot be drawn yet: %s", name, error)
-                plt.close("all")
-                continue
-            canvas = (axes[0] if hasattr(axes, "__len__") else axes).figure
-            wide = 3.2 * len(study.best_params) if name == "slices" else 10 if name == "parallel" else 8
-            canvas.set_size_inches(wide, 4.5)
-            for one in canvas.axes:
-                if one.get_xscale() == "log":
-                    one.xaxis.set_minor_formatter(NullFormatter())
-                # the dotted names are too long for ticks and labels
-                one.set_xlabel(one.get_xlabel().rpartition(".")[2])
-                labels = [text.get_text() for text in one.get_xticklabels()]
-                if name == "parallel" and any("." in text and not text[0].isdigit() for text in labels if text):
-                    one.set_xticks(one.get_xticks(), [text.rpartition(".")[2] for text in labels], rotation=20)
-                labels = [text.get_text() for text in one.get_yticklabels()]
-                if name == "importance":
-                    one.set_yticks(one.get_yticks(), [text.rpartition(".")[2] for text in labels])
-            path = folder / f"{name}.png"
-            canvas.savefig(path, dpi=110, bbox_inches="tight")
-            plt.close("all")
-            drawn.append(path)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return drawn
-
-
-def write_best(folder: Path, study: optuna.Study, best: Any) -> Path | None:
-    """Write the best trial's choices and values as conf/experiment/best.yaml below ``folder``; return its path.
-
-    None if the trial's folder is not on this machine.
-    """
-    hydra = folder / f"trial-{best.number}" / ".hydra"
-    if not (hydra / "config.yaml").exists():
-        return None
-    config = yaml.safe_load((hydra / "config.yaml").read_text())
-    values = OmegaConf.create({group: config[group] for group in _GROUPS})
-    values.data.root = "${paths.data}"  # where the data lie is this machine's business
-    settings = study.user_attrs.get("search", {}).get("settings", [])
-    for key in [*best.params, *(setting.lstrip("+~").partition("=")[0] for setting in settings)]:
-        value = OmegaConf.select(OmegaConf.create(config), key)
-        if key.partition(".")[0] not in _GROUPS and key != "optimized_metric" and _is_value(value):
-            OmegaConf.update(values, key, value, force_add=True)
-    header = (
-        "# @package _global_\n"
-        f"# The best of a search, trial {best.number}, by validation: {config['optimized_metric']} {best.value:.4f}.\n"
-        f"#   python -m mnist_exp train --config-dir {folder / 'conf'} experiment=best\n"
-    )
-    # no choice is merged beneath the values, so what a search deleted stays away
-    defaults = [{f"override /{group}": None} for group in _GROUPS]
-    target = folder / "conf" / "experiment" / "best.yaml"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(header + OmegaConf.to_yaml(OmegaConf.merge({"defaults": defaults}, values)))
-    return target
-
-
-def _is_value(value: Any) -> bool:
-    return value is not None and not OmegaConf.is_config(value)
-
-
-def _cell(value: Any) -> str:
-    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def storage_url(storage: str | None, folder: Path) -> str:
-    """Return the database of a search: ``storage``, or study.db in its folder."""
-    return storage or f"sqlite:///{folder.absolute() / 'study.db'}"
-
-
-def best_trial(study: optuna.Study) -> Any:
-    """Return the best finished trial, the lower validation loss where values are equal; None if there is none."""
-    from optuna.study import StudyDirection
-    from optuna.trial import TrialState
-
-    sign = 1 if study.direction is StudyDirection.MINIMIZE else -1
-    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return min(
-        finished,
-        key=lambda t: (sign * float(t.value or 0.0), t.user_attrs.get("val_loss", 0.0), t.number),
-        default=None,
-    )

@@ -41,7 +41,6 @@ from torch.optim.swa_utils import AveragedModel
 
 from mnist_exp import plots
 from mnist_exp.checkpoint import Checkpoints, load, save
-from mnist_exp.compare import storage_url
 from mnist_exp.data import LoaderSplit, Split, Splits
 from mnist_exp.errors import RunFailed, RunLockedError, TrialPruned, UserError, require
 from mnist_exp.evaluate import PLAIN, Evaluator, accuracy, nll
@@ -50,6 +49,7 @@ from mnist_exp.run_folder import RunFolder, refuse_existing, without_password
 from mnist_exp.schedule import Schedule
 from mnist_exp.signals import terminate_as_interrupt
 from mnist_exp.statistics import wilson
+from mnist_exp.study import storage_url
 from mnist_exp.sweep import TrialLink
 from mnist_exp.trainer import Trainer
 from mnist_exp.whitelist import execution_whitelist

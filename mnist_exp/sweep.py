@@ -26,11 +26,11 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from mnist_exp.compare import best_trial, report_study, storage_url
 from mnist_exp.errors import RunFailed, RunLockedError, UserError, require
 from mnist_exp.progress import clock
 from mnist_exp.run_folder import RunFolder, without_password
 from mnist_exp.signals import terminate_as_interrupt
+from mnist_exp.study import best_trial, report_study, storage_url
 
 if TYPE_CHECKING:
     import optuna

@@ -21,9 +21,9 @@ from hydra import compose, initialize_config_dir
 
 from mnist_exp import cli
 from mnist_exp.checkpoint import Checkpoints
-from mnist_exp.compare import best_trial, load_study
 from mnist_exp.experiment import build
 from mnist_exp.run_folder import RunFolder
+from mnist_exp.study import best_trial, load_study
 
 
 def search(folder: Path, name: str, *overrides: str) -> tuple[optuna.Study, float]:

@@ -19,7 +19,7 @@ FLOORS = [
     {"models", "augment", "optim", "schedule", "data"},
     {"run_folder"},
     {"checkpoint", "progress", "evaluate", "plots", "loggers"},
-    {"trainer", "compare", "report"},
+    {"trainer", "compare", "report", "study"},
     {"sweep"},
     {"experiment"},
     {"cli"},

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from conftest import info
 
-from mnist_exp.compare import best_trial
+from mnist_exp.study import best_trial
 
 TINY = [
     *("--multirun", "hparams_search=quick", "data.train_limit=64", "data.batch_size=32", "evaluate.tta_runs=1"),
