@@ -136,6 +136,13 @@ def train(arguments: list[str]) -> None:
     command, sys.argv = sys.argv, [sys.argv[0], *_resume(arguments)]
     try:
         entry()
+    except ValueError as error:
+        if "Config group override" not in str(error):
+            raise
+        nulls = " ".join(a for a in arguments if a.endswith("=null"))
+        raise UserError(
+            f"{nulls}: this group cannot be null here; name one of its choices, as in pruner=none"
+        ) from error
     finally:
         sys.argv = command
     for failure in failures:

@@ -24,7 +24,6 @@ import time
 import traceback
 import types
 import typing
-from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -42,15 +41,15 @@ from torch.optim.swa_utils import AveragedModel
 from mnist_exp import plots
 from mnist_exp.checkpoint import Checkpoints, load, save
 from mnist_exp.data import LoaderSplit, Split, Splits
-from mnist_exp.errors import RunFailed, RunLockedError, TrialPruned, UserError, require
+from mnist_exp.errors import RunFailed, TrialPruned, UserError, require
 from mnist_exp.evaluate import PLAIN, Evaluator, accuracy, nll
 from mnist_exp.progress import clock
-from mnist_exp.run_folder import RunFolder, refuse_existing, without_password
+from mnist_exp.run_folder import RunFolder, refuse_existing, run_lock, without_password
 from mnist_exp.schedule import Schedule
 from mnist_exp.signals import terminate_as_interrupt
 from mnist_exp.statistics import wilson
 from mnist_exp.study import storage_url
-from mnist_exp.sweep import TrialLink
+from mnist_exp.sweep import TrialLink, recipe
 from mnist_exp.trainer import Trainer
 from mnist_exp.whitelist import execution_whitelist
 
@@ -109,21 +108,35 @@ def _run_trial(config: DictConfig, folder: Path) -> dict[str, Any]:
 
     However it ends, its folder holds a run.json that says so, since the sweeper may not live to hear of it.
     """
-    try:
-        begun = RunFolder.open(folder) if (folder / "run.json").exists() else None
-        _check(config)
-        if begun is not None and _recipe(begun.info["overrides"]) != _recipe(HydraConfig.get().overrides.task):
+    folder.mkdir(parents=True, exist_ok=True)
+    with run_lock(folder):  # a queue may start a trial twice
+        return _run_locked_trial(config, folder)
+
+
+def _run_locked_trial(config: DictConfig, folder: Path) -> dict[str, Any]:
+    begun = RunFolder.open(folder) if (folder / "run.json").exists() else None
+    if begun is not None:
+        if recipe(begun.info["overrides"]) != recipe(HydraConfig.get().overrides.task):
             raise UserError(f"{folder} holds a trial of another search; name a new study, or move the folder away")
+        if begun.info["status"] in ("finished", "pruned"):
+            metrics = begun.info["metrics"]
+            value = metrics.get(config.optimized_metric) if begun.info["status"] == "finished" else None
+            outcome = {"value": value, "val_loss": metrics.get("val_loss"), "dataset": begun.info["dataset"]}
+            return {"status": begun.info["status"], **outcome}
+        if begun.info["status"] == "failed":
+            raise RunFailed(begun.info["error"])
+    try:
+        _check(config)
         trial = _Run(config, folder if begun is None else begun, resumed=begun is not None)
         value = trial.carry_out(_trial_link(config))
         info = trial.folder.info
         if info["status"] == "finished" and (value is None or not math.isfinite(value)):
             metric = config.optimized_metric
-            raise RunFailed(f"the run has no finite {metric} ({value}): its schedule or data cannot give one")
+            problem = f"the run has no finite {metric} ({value}): its schedule or data cannot give one"
+            trial.folder.update(status="failed", error=problem)
+            raise RunFailed(problem)
         loss = info["metrics"].get("val_loss")
         return {"status": info["status"], "value": value, "val_loss": loss, "dataset": info["dataset"]}
-    except RunLockedError:
-        raise
     except Exception as error:
         log.error("%s", traceback.format_exc())
         if not (folder / "run.json").exists():
@@ -138,15 +151,6 @@ def _run_trial(config: DictConfig, folder: Path) -> dict[str, Any]:
                 folder, {**facts, "overrides": list(HydraConfig.get().overrides.task)}, _hydra_files(config)
             ).unlock()
         raise
-
-
-def _recipe(overrides: Iterable[str]) -> set[str]:
-    """Return the overrides that say what is computed, not where."""
-    return {
-        o
-        for o in overrides
-        if not o.startswith(("paths.", "data.root", "trainer.threads", "trainer.device", "search."))
-    }
 
 
 def _trial_link(config: DictConfig) -> TrialLink | None:
@@ -292,7 +296,7 @@ class _Run:
             self._end("pruned", best_epoch=self._best_epoch())
             log.info("pruned: other trials did better")
             return None
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):  # SystemExit: a cluster has put the job back into its queue
             self._end("interrupted", error="interrupted")
             log.warning("Interrupted. Go on with: python -m mnist_exp train resume=%s", self.folder.path)
             raise
@@ -305,6 +309,9 @@ class _Run:
                 raise RunFailed(f"{message} Free some space, then type resume={self.folder.path}") from error
             raise
         except BaseException as error:
+            if type(error).__name__ == "UncompletedJobError":  # submitit's signal: the job's time is over
+                self._end("interrupted", error=str(error))
+                raise KeyboardInterrupt from error
             self._end("failed", error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
             raise
         return metrics.get(self.config.optimized_metric)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,19 +61,12 @@ class RunFolder:
 
     def lock(self) -> None:
         """Keep other processes from writing this run until ``unlock`` or the end of this process, however it ends."""
-        from filelock import FileLock, Timeout
-
-        self._lock = FileLock(self.path / ".lock")
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
-            raise RunLockedError(
-                f"{self.path} is being written by another process; wait for it, or stop it first"
-            ) from error
+        self._lock = run_lock(self.path)
+        self._lock.__enter__()
 
     def unlock(self) -> None:
         """Let others write this run."""
-        self._lock.release()
+        self._lock.__exit__(None, None, None)
 
     def update(self, **changes: Any) -> None:
         """Change run.json, atomically."""
@@ -143,6 +138,22 @@ class RunFolder:
     def result(self, name: str) -> Path:
         """Return the path of results/<prefix>_<name>, e.g. of "acc.png"."""
         return self.path / "results" / f"{self.prefix}_{name}"
+
+
+@contextlib.contextmanager
+def run_lock(path: Path) -> Iterator[None]:
+    """Hold the lock of the run in ``path``; a process may take it again. Raises RunLockedError if another has it."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path / ".lock", is_singleton=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RunLockedError(f"{path} is being written by another process; wait for it, or stop it first") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def refuse_existing(path: Path) -> None:

@@ -74,7 +74,7 @@ def report_study(folder: Path, study: optuna.Study | None = None) -> None:
 
 def is_study(folder: Path) -> bool:
     """Whether ``folder`` is that of a search."""
-    return (folder / "study.db").exists() or any(folder.glob("trial-*/.hydra/hydra.yaml"))
+    return (folder / "study.db").exists() or (folder / ".study").exists()
 
 
 def load_study(folder: Path) -> optuna.Study:

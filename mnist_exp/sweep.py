@@ -8,7 +8,6 @@ sweeper never heard of, continues interrupted trials from their checkpoints, and
 from __future__ import annotations
 
 import contextlib
-import datetime
 import functools
 import json
 import logging
@@ -18,7 +17,9 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import uuid
+import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,9 +38,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 METRICS = ("val_acc", "val_loss", "val_acc_tta", "val_acc_swa", "val_ensemble_acc")
-# fixed overrides that may differ between calls of one search: where it runs, not what it computes
-_MOVABLE = ("paths.", "data.root", "trainer.device", "trainer.threads", "logger", "tags", "hydra")
-_ATTEMPTS = 3  # starts of one trial whose worker dies every time
+# overrides that may differ between calls of one search: where it runs, not what it computes
+_MOVABLE = ("paths.", "data.root", "trainer.device", "trainer.threads", "logger", "tags", "hydra", "search.trial")
+_ATTEMPTS = 3  # starts of one trial whose worker dies every time, the last of them alone
 _BEAT = 20.0  # seconds between signs of life of a sweeper
 _SILENT = 120.0  # seconds after which a sweeper on another machine counts as dead
 
@@ -74,6 +75,8 @@ class StudySweeper(Sweeper):
         self.params: Any = params or {}
         self.me = f"{socket.gethostname()} {os.getpid()} {_birth(os.getpid())}"
         self.job_number = 0
+        self.asked = -1  # trials in the study after our last question to the sampler
+        self.beats: dict[str, tuple[Any, float]] = {}  # last sign of life of other sweepers, and since when we know it
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
         """Keep what Hydra gives, and build the launcher that jobs will be started with."""
@@ -93,7 +96,11 @@ class StudySweeper(Sweeper):
         from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
 
         given = [f"{key}={value}" for key, value in self.params.items()] + arguments
-        space, fixed, deleted = create_params_from_overrides(given)
+        try:
+            space, fixed, deleted = create_params_from_overrides(given)
+        except (ValueError, AssertionError, NotImplementedError) as error:
+            reason = str(error) or "only interval, range, choice and single values can be searched"
+            raise UserError(f"the search space cannot be read: {reason}. Given: {', '.join(given)}") from error
         self.space = {name: dist for name, dist in space.items() if name not in fixed}
         if not self.space and not self.custom_search_space:
             raise UserError(
@@ -132,31 +139,45 @@ class StudySweeper(Sweeper):
         """Refuse what cannot work, before anything is written or trained."""
         metric = self.config.optimized_metric
         require(self.n_trials >= 1, "hydra.sweeper.n_trials", self.n_trials, "at least 1")
+        ok = self.storage is None or self.storage.startswith("postgresql")
+        allowed = "null (study.db in the study's folder) or postgresql+psycopg://USER@HOST/DATABASE"
+        require(ok, "hydra.sweeper.storage", without_password(str(self.storage)), allowed)
         require(self.n_jobs >= 1, "hydra.sweeper.n_jobs", self.n_jobs, "at least 1")
         why = ", ".join(METRICS) + " (a search never looks at the test set)"
         require(metric in METRICS, "optimized_metric", metric, f"one of {why}")
+        averaged = metric != "val_acc_swa" or OmegaConf.select(self.config, "schedule.swa_start") is not None
+        require(averaged, "schedule.swa_start", None, "a number for optimized_metric=val_acc_swa")
         wanted = "minimize" if metric.endswith("loss") else "maximize"
         require(self.direction == wanted, "hydra.sweeper.direction", self.direction, f"{wanted} for {metric}")
         held = self.config.data.val_size
         require(isinstance(held, int) and held > 0, "data.val_size", held, "a whole number above 0 to search")
         rate = self.max_failure_rate
         require(0 <= rate <= 1, "hydra.sweeper.max_failure_rate", rate, "between 0 and 1")
-        named = self.study_name is not None and re.fullmatch(r"[\w.-]+", self.study_name) is not None
+        named = self.study_name is not None and re.fullmatch(r"\w[\w.-]*", self.study_name) is not None
         require(
             named, "hydra.sweeper.study_name", self.study_name, "letters, digits, '_', '-' and '.': it names a folder"
         )
         from hydra.utils import instantiate
+        from optuna.pruners import BasePruner
 
         try:
-            instantiate(self.config.pruner)
+            pruner = instantiate(self.config.pruner)
         except Exception as error:
             reason = str(error.__cause__ or error).splitlines()[0]
             raise UserError(f"pruner cannot be built: {reason}. Choices: pruner=median, halving or none") from error
+        require(isinstance(pruner, BasePruner), "pruner", pruner, "one of Optuna's: pruner=median, halving or none")
 
     def _check_composition(self) -> None:
-        """Compose one job, so that a key that does not exist is told before the first trial."""
+        """Compose a job for each choice of each group, so that what cannot be is told before the first trial."""
         some = {name: getattr(dist, "low", None) or dist.to_external_repr(0) for name, dist in self.space.items()}
-        self.hydra_context.config_loader.load_sweep_config(self.config, self._overrides(0, some))
+        groups = {
+            name: dist.choices for name, dist in self.space.items() if "." not in name and hasattr(dist, "choices")
+        }
+        for changed in [{}, *({name: choice} for name, choices in groups.items() for choice in choices[1:])]:
+            self._compose(0, some | changed)
+
+    def _compose(self, number: int, params: dict[str, Any]) -> None:
+        self.hydra_context.config_loader.load_sweep_config(self.config, self._overrides(number, params))
 
     def _open_study(self, optuna: Any) -> optuna.Study:
         """Create or load the study, under a lock, and see that it is the search that is asked for."""
@@ -166,7 +187,7 @@ class StudySweeper(Sweeper):
         self.folder.mkdir(parents=True, exist_ok=True)
         url = storage_url(self.storage, self.folder)
         described = {name: json.loads(distribution_to_json(dist)) for name, dist in sorted(self.space.items())}
-        settings = sorted(o for o in self.fixed if not o.lstrip("+~").startswith(_MOVABLE))
+        settings = sorted(recipe(self.fixed))
         search = {"space": described, "settings": settings, "metric": self.config.optimized_metric}
         try:
             sampler = self._sampler(0)
@@ -178,8 +199,10 @@ class StudySweeper(Sweeper):
                     study_name=self.study_name, storage=url, direction=self.direction, load_if_exists=True
                 )
                 known = study.user_attrs.get("search")
+                if "id" not in study.user_attrs:
+                    study.set_user_attr("id", uuid.uuid4().hex)
+                self._claim_folder(study.user_attrs["id"])
                 if known is None:
-                    self._refuse_old_trials()
                     if not isinstance(sampler, optuna.samplers.GridSampler):
                         study.enqueue_trial(self._baseline(), skip_if_exists=True)
                     study.set_user_attr("search", search)
@@ -199,23 +222,26 @@ class StudySweeper(Sweeper):
         study.sampler = self._sampler(len(study.get_trials(deepcopy=False)))
         return study
 
-    def _refuse_old_trials(self) -> None:
-        if any(self.folder.glob("trial-*/run.json")):
+    def _claim_folder(self, study: str) -> None:
+        """Refuse a folder with trials of another study: their results would be taken for this one's."""
+        mark = self.folder / ".study"
+        if any(self.folder.glob("trial-*/run.json")) and not (mark.exists() and mark.read_text() == study):
             raise UserError(
-                f"{self.folder} holds trials of a search whose study is gone. "
+                f"{self.folder} holds trials of another study, or of one that is gone. "
                 "Type hydra.sweeper.study_name=NEW_NAME, or move that folder away"
             )
+        mark.write_text(study)
 
     @contextlib.contextmanager
     def _locked_study(self) -> Iterator[None]:
         """Hold a lock that the study's sweepers take turns with: what we do to it is several writes at a time.
 
-        On PostgreSQL an advisory lock, which other machines see and which the server drops when a holder dies.
+        On PostgreSQL an advisory lock, which other machines see and which ends with its holder's connection.
         """
-        if (self.storage or "").startswith("postgresql"):
+        if self.storage is not None:
             import sqlalchemy
 
-            engine = sqlalchemy.create_engine(str(self.storage), poolclass=sqlalchemy.NullPool)
+            engine = sqlalchemy.create_engine(self.storage, poolclass=sqlalchemy.NullPool)
             with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                 lock = sqlalchemy.text("select pg_advisory_lock(hashtextextended(:name, 0))")
                 connection.execute(lock, {"name": f"mnist_exp {self.study_name}"})
@@ -283,10 +309,14 @@ class StudySweeper(Sweeper):
         for trial in trials:
             if trial.state is not TrialState.RUNNING or self._busy(trial) or self._settle_from_disk(trial.number):
                 continue
-            if len(batch) < self.n_jobs and (taken := self._take_over(trial)) is not None:
+            last = trial.user_attrs.get("attempts", 0) >= _ATTEMPTS - 1
+            if len(batch) < (1 if last else self.n_jobs) and (taken := self._take_over(trial)) is not None:
                 batch.append(taken)
-        while len(batch) < self.n_jobs and (asked := self._ask()) is not None:
-            batch.append(asked)
+                if last:  # alone, so that it dies by its own doing only
+                    break
+        else:
+            while len(batch) < self.n_jobs and (asked := self._ask()) is not None:
+                batch.append(asked)
         if not batch:
             running = any(t.state is TrialState.RUNNING for t in self._trials())
             if running:
@@ -296,9 +326,10 @@ class StudySweeper(Sweeper):
         try:
             returns = self.launcher.launch(overrides, initial_job_idx=self.job_number)
         except Exception as error:  # a dying worker takes the whole batch down: what is on disk decides
-            if not any((self.folder / f"trial-{number}" / "run.json").exists() for number, _ in batch):
-                for number, _ in batch:
-                    self._set(number, attempts=0)
+            began = any((self.folder / f"trial-{number}" / "run.json").exists() for number, _ in batch)
+            if not began and self._fail_what_cannot_be_composed(batch):
+                return True
+            if not began and not self.done_here:
                 raise UserError(f"no trial could be started: {type(error).__name__}: {error}") from error
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             log.warning("a worker died (%s); going on from what is on disk", reason)
@@ -308,32 +339,63 @@ class StudySweeper(Sweeper):
             self._settle(number, params, returns[position] if position < len(returns) else None)
         return True
 
+    def _fail_what_cannot_be_composed(self, batch: list[tuple[int, dict[str, Any]]]) -> bool:
+        """Settle the trials whose values do not go together in any config; return whether there were any."""
+        found = False
+        for number, params in batch:
+            try:
+                self._compose(number, params)
+            except Exception as error:
+                found = True
+                self._tell(number, "failed", error=f"{type(error).__name__}: {error}")
+        return found
+
     def _trials(self) -> list[Any]:
         """Return the study's trials, without points that had been proposed before and were not run."""
         return [t for t in self.study.get_trials(deepcopy=False) if "duplicate_of" not in t.user_attrs]
 
     def _ask(self) -> tuple[int, dict[str, Any]] | None:
         """Return (number, parameters) of a new trial, a point that no trial has had; None if there is nothing to do."""
+        import optuna
         from optuna.trial import TrialState
 
-        for _ in range(100):
+        for attempt in range(100):
             with self._locked_study():
                 started = sum(t.state is not TrialState.WAITING for t in self._trials())
                 if started >= self.n_trials:
                     return None
+                there = len(self.study.get_trials(deepcopy=False))
+                if self.asked not in (-1, there):  # another sweeper is at work, with the same seed
+                    self.study.sampler = self._sampler(there)
+                given = self.study.sampler
+                if attempt >= 10:  # it has converged on what has been tried: what is left instead
+                    finite = all(hasattr(d, "choices") or getattr(d, "step", None) for d in self.space.values())
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                        rest = optuna.samplers.BruteForceSampler() if finite else optuna.samplers.RandomSampler()
+                    self.study.sampler = rest
                 trial = self.study.ask()
                 trial.set_user_attr("owner", self.me)
                 trial.set_user_attr("attempts", 1)
                 params = self._complete(trial)
-                others = self.study.get_trials(deepcopy=False)
-                same = [t.number for t in others if t.params == params and t.number < trial.number]
-                if not same:
+                self.study.sampler = given
+                self.asked = len(self.study.get_trials(deepcopy=False))
+                if not self._close_duplicate(trial, params):
                     return trial.number, params
-                trial.set_user_attr("duplicate_of", same[0])
-                self._close(trial.number, state=TrialState.FAIL)
         log.warning("the sampler proposes only points that have been tried: the search ends here")
         self.n_trials = started
         return None
+
+    def _close_duplicate(self, trial: Any, params: dict[str, Any]) -> bool:
+        """End a trial with the point of an earlier one before it is run; return whether it is one."""
+        from optuna.trial import TrialState
+
+        others = self.study.get_trials(deepcopy=False)
+        same = [t.number for t in others if t.params == params and t.number < trial.number]
+        if same:
+            trial.set_user_attr("duplicate_of", same[0])
+            self._close(trial.number, state=TrialState.FAIL)
+        return bool(same)
 
     def _complete(self, trial: Any) -> dict[str, Any]:
         """Draw the parameters that ``trial`` has not yet got; return all."""
@@ -346,20 +408,37 @@ class StudySweeper(Sweeper):
         return dict(trial.params)
 
     def _take_over(self, frozen: Any) -> tuple[int, dict[str, Any]] | None:
-        """Make a dead sweeper's trial ours; return (number, parameters), None if another sweeper was faster."""
+        """Start a trial again whose process is gone; return (number, parameters), None if there is nothing to start.
+
+        It counts as an attempt only if its worker died under this sweeper without having finished another epoch: to be
+        interrupted, or to lose its sweeper, is not the trial's fault.
+        """
         import optuna
 
         with self._locked_study():
-            trial = optuna.Trial(self.study, frozen._trial_id)
-            if trial.user_attrs.get("owner") != frozen.user_attrs.get("owner"):
+            now = self.study.get_trials(deepcopy=False)[frozen.number]
+            owner = now.user_attrs.get("owner")
+            if now.state.is_finished() or owner != frozen.user_attrs.get("owner"):
                 return None
-            trial.set_user_attr("owner", self.me)
-            attempts = trial.user_attrs.get("attempts", 0) + 1
-            trial.set_user_attr("attempts", attempts)
-            if attempts > _ATTEMPTS:
-                self._tell(frozen.number, "failed", error=f"its worker died {_ATTEMPTS} times")
-                return None
-            return frozen.number, self._complete(trial)
+            progress = self._progress(frozen.number)
+            died_again = owner == self.me and progress == now.user_attrs.get("progress", -1)
+            attempts = now.user_attrs.get("attempts", 0) + 1 if died_again else 1
+            if attempts <= _ATTEMPTS:
+                trial = optuna.Trial(self.study, frozen._trial_id)
+                for key, value in (("owner", self.me), ("attempts", attempts), ("progress", progress)):
+                    trial.set_user_attr(key, value)
+                params = self._complete(trial)
+                begun = (self.folder / f"trial-{frozen.number}" / "run.json").exists()
+                return None if not begun and self._close_duplicate(trial, params) else (frozen.number, params)
+        self._tell(frozen.number, "failed", error=f"its worker died {_ATTEMPTS} times")
+        return None
+
+    def _progress(self, number: int) -> int:
+        """Return the epochs that a trial has finished, -1 where it has not begun."""
+        try:
+            return int(RunFolder.open(self.folder / f"trial-{number}").info.get("epoch", 0))
+        except UserError:
+            return -1
 
     def _set(self, number: int, **attributes: Any) -> None:
         """Set user attributes of a trial, unless it has been finished by another sweeper meanwhile."""
@@ -425,7 +504,20 @@ class StudySweeper(Sweeper):
         error: str | None = None,
         dataset: dict[str, Any] | None = None,
     ) -> None:
-        """Record the end of a trial and print its line."""
+        """Record the end of a trial, unless another sweeper has done so, and print its line."""
+        with self._locked_study():
+            if not self.study.get_trials(deepcopy=False)[number].state.is_finished():
+                self._record(number, status, value, val_loss, error, dataset)
+
+    def _record(
+        self,
+        number: int,
+        status: str,
+        value: float | None,
+        val_loss: float | None,
+        error: str | None,
+        dataset: dict[str, Any] | None,
+    ) -> None:
         from optuna.trial import TrialState
 
         if dataset is not None:
@@ -503,13 +595,17 @@ class StudySweeper(Sweeper):
         owner = trial.user_attrs.get("owner")
         if owner == self.me:
             return False
-        if owner is None:  # being made at this moment, or left behind in that moment
-            age = (datetime.datetime.now() - trial.datetime_start).total_seconds()
-            return bool(self.storage) and age < _SILENT
+        if owner is None:  # its sweeper died before it had told who it was: it does so under the lock
+            return False
         host, pid, birth = owner.split(" ")
         if host == socket.gethostname():
             return _birth(int(pid)) == birth
-        return time.time() - float(self.study.user_attrs.get(f"alive {owner}", 0)) < _SILENT
+        if self.storage is None:
+            return False
+        beat, now = self.study.user_attrs.get(f"alive {owner}"), time.monotonic()
+        if owner not in self.beats or self.beats[owner][0] != beat:
+            self.beats[owner] = beat, now
+        return now - self.beats[owner][1] < _SILENT  # by our own clock: others may go differently
 
 
 class TrialLink:
@@ -521,6 +617,7 @@ class TrialLink:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.key = "val_loss" if metric == "val_loss" else "val_acc"
         study = optuna.load_study(study_name=study_name, storage=_storage(storage), pruner=pruner)
+        self.finished = optuna.exceptions.UpdateFinishedTrialError
         self.trial = optuna.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
         self.reported = set(study.get_trials(deepcopy=False)[number].intermediate_values)
 
@@ -532,9 +629,16 @@ class TrialLink:
                     self.trial.report(row[self.key], row["epoch"])
                     self.reported.add(row["epoch"])
             return bool(self.trial.should_prune())
+        except self.finished:  # another machine has taken it over, and ended it
+            return True
         except Exception as error:  # the study may be out of reach for a while; training can go on without
             log.warning("the study cannot be reached to report this epoch: %s", error)
             return False
+
+
+def recipe(overrides: Iterable[str]) -> set[str]:
+    """Return the overrides that say what is computed, not where."""
+    return {o for o in overrides if not o.lstrip("+~").startswith(_MOVABLE)}
 
 
 @functools.lru_cache(maxsize=1)

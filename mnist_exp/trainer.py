@@ -202,9 +202,11 @@ class Trainer:
                 epoch, step = epoch + 1, 0
                 checkpoints.save_last(state())
                 self._report(row, epochs, better)
-                on_epoch(row)
-                if stop:
-                    raise KeyboardInterrupt
+                try:
+                    on_epoch(row)
+                finally:
+                    if stop:  # rather than TrialPruned, or a search would go on
+                        raise KeyboardInterrupt
         return average
 
     @staticmethod
