@@ -212,7 +212,7 @@ def test_a_resumed_run_keeps_its_own_config(command, interrupted):
     done = command("train", f"resume={interrupted}", "optimizer.lr=0.5")
     assert done.status == 2
     assert "optimizer.lr cannot change" in done.err
-    assert info(interrupted)["status"] == "failed"
+    assert info(interrupted)["status"] == "interrupted"
     assert command("train", f"resume={interrupted}", "tags=[again]").status == 0
 
 
@@ -288,12 +288,12 @@ def test_a_checkpoint_of_another_model_is_not_taken(command, interrupted, place)
     assert_same_result(Path("whole"), interrupted)
 
 
-def test_a_run_is_written_by_one_process_at_a_time(command, interrupted):
+def test_a_run_is_written_by_one_process_at_a_time(command, shell, interrupted):
     from mnist_exp.run_folder import RunFolder
 
     run = RunFolder.open(interrupted)
     run.lock()
-    done = command("train", f"resume={interrupted}")
+    done = shell("train", f"resume={interrupted}")
     assert done.status == 2
     assert "being written by another process" in done.err
     run.unlock()
