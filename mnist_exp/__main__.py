@@ -1,5 +1,5 @@
 """``python -m mnist_exp``."""
 
-from mnist_exp.cli import main
+from mnist_exp.cli.main import main
 
 main()

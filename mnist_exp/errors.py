@@ -1,4 +1,4 @@
-"""The one error a user's mistake raises, so that the command line can answer with a message instead of a traceback."""
+"""The errors that the command line answers with a message instead of a traceback."""
 
 from __future__ import annotations
 
@@ -7,6 +7,20 @@ from typing import Any
 
 class UserError(Exception):
     """A request that cannot be carried out: the message names the key or file, what is allowed and what to type."""
+
+
+class WrongValue(UserError):
+    """A value that is refused: its ``name``, what was ``found``, and what is ``allowed``."""
+
+    def __init__(self, name: str, found: Any, allowed: str):
+        super().__init__(f"{name} is {found}; it must be {allowed}")
+        self.name = name
+        self.found = found
+        self.allowed = allowed
+
+    def below(self, key: str) -> WrongValue:
+        """Return the same for a component that stands at config key ``key``; it does not know where it stands."""
+        return WrongValue(f"{key}.{self.name}", self.found, self.allowed)
 
 
 class RunFailed(Exception):
@@ -18,10 +32,10 @@ class RunLockedError(UserError):
 
 
 class TrialPruned(Exception):
-    """A trial of a search that was stopped early because others did better."""
+    """A run that was stopped early because others did better."""
 
 
-def require(condition: bool, key: str, found: Any, allowed: str) -> None:
-    """Raise UserError saying that config key ``key`` is ``found`` where ``allowed`` was wanted, unless ``condition``."""
+def require(condition: bool, name: str, found: Any, allowed: str) -> None:
+    """Raise WrongValue saying that ``name`` is ``found`` where ``allowed`` was wanted, unless ``condition``."""
     if not condition:
-        raise UserError(f"{key} is {found}; it must be {allowed}")
+        raise WrongValue(name, found, allowed)

@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 import torch
 
-from mnist_exp._torchvision import import_torchvision
-from mnist_exp.augment import Compose, Normalize, RandomCrop, RandomErasing, RandomRotation
+from mnist_exp.data.install import import_torchvision
+from mnist_exp.parts.augment import Compose, Normalize, RandomCrop, RandomErasing, RandomRotation
 
 BATCH, MEAN, STD = 256, 0.1307, 0.3081
 

@@ -12,11 +12,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from mnist_exp import cli
-from mnist_exp.run_folder import RunFolder
+from mnist_exp import compose
+from mnist_exp.runs.folder import RunFolder
 
 
 def make(folder: Path, number: int, config: str) -> None:
@@ -72,8 +71,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--keep", help="make the runs in this folder, and leave them there")
     options = parser.parse_args()
-    with initialize_config_dir(cli.config_folder()):
-        config = OmegaConf.to_yaml(compose("train"))
+    config = OmegaConf.to_yaml(compose())
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(options.keep or temporary)
         for number in range(options.runs):

@@ -17,13 +17,14 @@ from pathlib import Path
 
 import optuna
 import torch
-from hydra import compose, initialize_config_dir
 
-from mnist_exp import cli
-from mnist_exp.checkpoint import Checkpoints
-from mnist_exp.experiment import build
-from mnist_exp.run_folder import RunFolder
-from mnist_exp.study import best_trial, load_study
+from mnist_exp import compose
+from mnist_exp.runs.folder import RunFolder
+from mnist_exp.search.store import best_trial, load_study
+from mnist_exp.training.checkpoints import Checkpoints
+from mnist_exp.training.components import build_components
+from mnist_exp.training.loop import Loop
+from mnist_exp.training.state import State
 
 
 def search(folder: Path, name: str, *overrides: str) -> tuple[optuna.Study, float]:
@@ -48,18 +49,13 @@ def overhead(folder: Path) -> None:
     ends = [t.datetime_complete.timestamp() for t in study.get_trials() if t.datetime_complete is not None]
     trials = [b - a for a, b in itertools.pairwise(ends)]
     direct = []
-    with initialize_config_dir(cli.config_folder()):
-        config = compose("train", ["hparams_search=quick", *still])
+    config = compose("hparams_search=quick", *still)
     for number in range(len(trials) + 1):
         started = time.perf_counter()
-        parts = build(config)
+        parts = build_components(config)
         with tempfile.TemporaryDirectory() as place:
             run = RunFolder.create(Path(place), {"status": "running", "prefix": "direct"}, {})
-            average = parts.trainer.fit(
-                *(parts.model, parts.splits, parts.batch_size, parts.augment, parts.optimizer, parts.schedule),
-                *(parts.evaluator, Checkpoints(run, 3), run, number),
-            )
-            assert average is not None
+            Loop(parts, State(parts, number), run, Checkpoints(run, 3)).fit()
         direct.append(time.perf_counter() - started)
     a, b = statistics.median(trials), statistics.median(direct[1:])
     print(

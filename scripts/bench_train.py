@@ -13,14 +13,15 @@ import time
 from pathlib import Path
 
 import torch
-from hydra import compose, initialize_config_dir
 from torch.nn import functional as F
 
-from mnist_exp import cli
-from mnist_exp.checkpoint import Checkpoints
-from mnist_exp.data import Split, Splits
-from mnist_exp.experiment import build
-from mnist_exp.run_folder import RunFolder
+from mnist_exp import compose
+from mnist_exp.data.splits import Split, Splits
+from mnist_exp.runs.folder import RunFolder
+from mnist_exp.training.checkpoints import Checkpoints
+from mnist_exp.training.components import build_components
+from mnist_exp.training.loop import Loop
+from mnist_exp.training.state import State
 
 
 def main() -> None:
@@ -30,18 +31,17 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     options = parser.parse_args()
     fixed = ["data=sample", "data.batch_size=256", "schedule=cosine", "schedule.extra_epochs=0"]
-    with initialize_config_dir(cli.config_folder()):
-        config = compose("train", [*fixed, *options.overrides, f"schedule.initial_epochs={options.rounds}"])
-    parts = build(config)
+    config = compose(*fixed, *options.overrides, f"schedule.initial_epochs={options.rounds}")
+    parts = build_components(config)
     trainer, batch, device = parts.trainer, config.data.batch_size, parts.trainer.device
     n = options.steps * batch
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (n, 28, 28), dtype=torch.uint8, generator=generator)
     labels = torch.randint(0, 10, (n,), generator=generator)
     train = Split(images, labels).to(device)
-    splits = Splits("random", "", train, None, parts.splits.test)
+    parts.splits = Splits("random", "", train, None, parts.splits.test)
 
-    bare = build(config)
+    bare = build_components(config)
     resident, targets = torch.randn(batch, 1, 28, 28, device=device), train.labels[:batch]
     optimizer = torch.optim.SGD(bare.model.parameters(), lr=0.01, momentum=0.9, weight_decay=1.8e-5)
     scaler = torch.amp.GradScaler(device.type, enabled=trainer.precision == "fp16")
@@ -73,10 +73,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder.create(Path(folder), {"status": "running", "prefix": "bench"}, {})
-        trainer.fit(
-            *(parts.model, splits, batch, parts.augment, parts.optimizer, parts.schedule, parts.evaluator),
-            *(Checkpoints(run, 3), run, 0, on_epoch),
-        )
+        Loop(parts, State(parts, 0), run, Checkpoints(run, 3)).fit(on_epoch)
     counted = results[1:] or results  # the first round warms up
     loop, step = (statistics.median(column) for column in zip(*counted, strict=True))
     share = statistics.median(a / b for a, b in counted)

@@ -1,39 +1,25 @@
-"""What tests share: the command line in this process and as a process of its own, on bundled digits, offline."""
+"""The command line in this process and as a process of its own, on bundled digits, offline."""
 
-import json
-import logging
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: tests run side by side
 
 import pytest
 import torch
-
-from mnist_exp import cli
-
-OFFLINE = {f"{scheme}_proxy": "http://127.0.0.1:9" for scheme in ("http", "https")}
-# a run of a second: few images, few weights
-SMALL = ["debug=tiny", "data.train_limit=128"]
-
-
-class Outcome(NamedTuple):
-    status: int
-    out: str
-    err: str
+from helpers import OFFLINE, Outcome, run_command
 
 
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory) -> Path:
     """A folder of data sets that holds nothing but the cache of the bundled digits."""
-    from mnist_exp.data import _read_sample
+    from mnist_exp.data.formats import read_sample
 
     root = tmp_path_factory.mktemp("data")
-    _read_sample(root)
+    read_sample(root)
     return root
 
 
@@ -55,15 +41,7 @@ def command(capsys) -> Callable[..., Outcome]:
 
     def call(*arguments: str) -> Outcome:
         capsys.readouterr()
-        try:
-            status = cli.report(lambda: cli.dispatch(list(arguments)))
-        except SystemExit as end:  # argparse
-            status = int(end.code or 0)
-        root = logging.getLogger()  # handlers of this run, whose files are of this test
-        for handler in [h for h in root.handlers if h.__class__.__module__ in ("mnist_exp.progress", "logging")]:
-            root.removeHandler(handler)
-            handler.close()
-        return Outcome(status, *capsys.readouterr())
+        return Outcome(run_command(*arguments), *capsys.readouterr())
 
     return call
 
@@ -78,13 +56,3 @@ def shell(place) -> Callable[..., Outcome]:
         return Outcome(done.returncode, done.stdout, done.stderr)
 
     return call
-
-
-def only_run(place: Path) -> Path:
-    """Return the one run below outputs."""
-    (run,) = (place / "outputs" / "runs").iterdir()
-    return run
-
-
-def info(run: Path) -> dict:
-    return json.loads((run / "run.json").read_text())

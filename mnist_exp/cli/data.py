@@ -1,0 +1,43 @@
+"""``data status`` and ``data import PATH``: which data sets are there, and installing one from files."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mnist_exp.errors import UserError
+
+
+def data(arguments: list[str]) -> None:
+    """Carry out the command, with ``data.root=`` as for training."""
+    options = _parser().parse_args(arguments)
+    wrong = [o for o in options.override if not o.startswith("data.root=")]
+    if wrong:
+        raise UserError(f"{wrong[0]} has no meaning here; only data.root=FOLDER has")
+    from mnist_exp.config.job import compose
+
+    root = Path(compose(*options.override).data.root).expanduser().absolute()
+    from mnist_exp.data.install import install, status
+
+    if options.action == "status":
+        for name, text in status(root):
+            print(f"{name:14} {text}")
+    else:
+        print(install(Path(options.path).expanduser(), root, options.name))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m mnist_exp data", description="See, verify and install data sets.")
+    commands = parser.add_subparsers(dest="action", required=True)
+    root_help = "folder of the data sets, as in training"
+    names = {
+        "status": "which data sets are there, and whether they are whole",
+        "import": "verify and install from files",
+    }
+    for action, text in names.items():
+        sub = commands.add_parser(action, help=text, description=text)
+        if action == "import":
+            sub.add_argument("path", help="folder, .gz, .tgz, .zip, .npz (Keras) or train.csv (Kaggle)")
+            sub.add_argument("--name", help="which data set it is (default: mnist; kaggle for a .csv)")
+        sub.add_argument("override", nargs="*", metavar="data.root=FOLDER", help=root_help)
+    return parser

@@ -1,0 +1,105 @@
+"""The command line. Finds the command, hands the rest to Hydra, and turns every mistake into one clear message.
+
+Imports are heavy (torch takes seconds), so they happen inside the functions that need them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from mnist_exp.errors import RunFailed, UserError
+
+USAGE = """\
+mnist_exp: compose a training run from small named parts, train it, and believe the answer.
+
+  python -m mnist_exp [train] [KEY=VALUE ...]           train; results in outputs/runs/<time>
+  python -m mnist_exp train resume=RUN_FOLDER           go on where a run stopped
+  python -m mnist_exp --multirun hparams_search=optuna   search; again: finish what is left
+  python -m mnist_exp compare [FOLDER ...]              runs side by side (--help: groups, significance, HTML)
+  python -m mnist_exp compare outputs/sweeps/STUDY      table, plots and best parameters of a search
+  python -m mnist_exp data status                       which data sets are there
+  python -m mnist_exp data import PATH [--name NAME]    verify and install a data set from files
+  python -m mnist_exp train --help                      config groups and the whole default config
+  python -m mnist_exp --cfg job [KEY=VALUE ...]         print the composed config, run nothing
+
+Examples:
+  python -m mnist_exp train experiment=fast
+  python -m mnist_exp train model.ghost_batch_size=64 augment.mix.prob=0 seed=1
+"""
+# the function that carries out a command, in the module of its name
+COMMANDS = {"train": "train_command", "compare": "compare", "data": "data"}
+
+
+def main() -> None:
+    """Run the command in sys.argv and exit: 0 done, 1 the run failed, 2 the request was wrong, 130 interrupted."""
+    sys.exit(report(lambda: dispatch(sys.argv[1:])))
+
+
+def report(function: Callable[[], Any]) -> int:
+    """Call ``function`` and return the exit status, having told on stderr what went wrong."""
+    try:
+        function()
+    except KeyboardInterrupt:
+        return 130
+    except UserError as error:
+        return _tell(str(error), 2)
+    except RunFailed as error:
+        return _tell(str(error), 1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        from hydra.errors import HydraException
+        from omegaconf.errors import OmegaConfBaseException
+
+        if isinstance(error, HydraException | OmegaConfBaseException):
+            return _tell(_explain(error), 2)
+        if isinstance(error, OSError) and error.filename is not None:
+            where = "outputs go below paths.outputs=FOLDER or hydra.run.dir=FOLDER"
+            return _tell(f"{error.filename}: {error.strerror}; {where}", 1)
+        if type(error).__name__ == "OutOfMemoryError":
+            return _tell(f"{error}\nThe device's memory is full; try a smaller data.batch_size", 1)
+        raise  # a mistake of ours: the traceback is the message
+    return 0
+
+
+def dispatch(arguments: list[str]) -> None:
+    """Find the command in ``arguments`` (default: train) and carry it out."""
+    first = next((a for a in arguments if not a.startswith("-")), "")
+    command = "train"
+    # the first bare word is the command, unless it is an override or the value of an option before it
+    if arguments and arguments[0] == first and re.fullmatch(r"[\w-]+", first):
+        command, arguments = first, arguments[1:]
+        if command not in COMMANDS:
+            close = difflib.get_close_matches(command, COMMANDS, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise UserError(f"unknown command {command!r}{hint} Commands: {', '.join(COMMANDS)}")
+    elif arguments and arguments[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return
+    getattr(importlib.import_module(f"mnist_exp.cli.{command}"), COMMANDS[command])(arguments)
+
+
+def _tell(message: str, status: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return status
+
+
+def _explain(error: Exception) -> str:
+    """Return Hydra's message without its search path, and how to build what the whitelist refuses."""
+    text = str(error).partition("Config search path")[0]
+    message = "\n".join(line for line in text.splitlines() if line.strip())
+    cause = error.__cause__
+    if cause is not None and str(cause) and str(cause).splitlines()[0] not in message:
+        message += "\n" + str(cause).splitlines()[0]
+    if "whitelist" in message:
+        from mnist_exp.config.build import ALLOW
+
+        return f"{message}\nTo allow code of your own, name its package: {ALLOW}='my_package.*' python -m mnist_exp ..."
+    return message

@@ -1,0 +1,115 @@
+"""One self-contained HTML page about many runs: no network, no script from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mnist_exp.compare.table import differing
+from mnist_exp.config.recipe import flatten
+from mnist_exp.console import cell
+from mnist_exp.files import atomic_write
+from mnist_exp.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_POINTS = 200  # of a learning curve at the most
+_WALL = 60  # digits on the wall
+
+
+def write_html(runs: pd.DataFrame, columns: list[str], path: Path) -> None:
+    """Write the page about ``runs`` (of compare.load_runs) with a table of ``columns`` to ``path``."""
+    records, configs = [], []
+    for _, run in runs.iterrows():
+        folder = RunFolder(Path(run["path"]), {"prefix": ""})
+        records.append(
+            {
+                "name": run["name"],
+                "cells": [cell(c, run[c]) for c in columns],
+                "values": [_plain(run[c]) for c in columns],
+                "scores": {key: _plain(run[key]) for key in ("val_acc", "test_acc", "val_loss")},
+                "parameters": {key: _plain(run[key]) for key in [*differing(runs), "seed"]},
+                "curve": _curve(folder),
+            }
+        )
+        configs.append({key: json.dumps(value) for key, value in flatten(folder.config()).items()})
+    # most values are the same in all runs: they are stored once
+    common = {k: v for k, v in (configs[0] if configs else {}).items() if all(c.get(k) == v for c in configs)}
+    page = {
+        "columns": columns,
+        "runs": records,
+        "common": common,
+        "configs": [{k: v for k, v in config.items() if common.get(k) != v} for config in configs],
+        **_mistakes(runs),
+    }
+    template = (resources.files("mnist_exp.compare") / "page.html").read_text()
+    data = json.dumps(page, separators=(",", ":")).replace("</", "<\\/")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, template.replace("__DATA__", data).encode())
+
+
+def _plain(value: Any) -> Any:
+    """Return a value that JSON knows: NaN as null, numpy scalars as Python's."""
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if value is None or value != value else value
+
+
+def _curve(folder: RunFolder) -> list[list[float | None]]:
+    """Return [epoch, train loss, train accuracy, val loss, val accuracy] of at most so many epochs."""
+    rows = folder.history()
+    kept = sorted({round(i) for i in np.linspace(0, len(rows) - 1, min(len(rows), _POINTS))}) if rows else []
+    keys = ("train_loss", "train_acc", "val_loss", "val_acc")
+    return [[rows[i]["epoch"], *(None if rows[i][k] is None else round(rows[i][k], 5) for k in keys)] for i in kept]
+
+
+def _mistakes(runs: pd.DataFrame) -> dict[str, Any]:
+    """Return each run's confusion matrix, and the test images that most runs get wrong, with what each run said.
+
+    The wall is of the largest set of runs on the same data and split.
+    """
+    confusions: list[list[list[int]] | None] = []
+    wrong: dict[int, dict[int, int]] = {}  # image -> {run: what it said}
+    truth: dict[int, int] = {}
+    pictures: dict[int, np.ndarray] = {}
+    sets = runs.groupby(["md5", "split"], dropna=False).size()
+    home = sets.idxmax() if len(sets) else None
+    scored = 0
+    for number, (_, run) in enumerate(runs.iterrows()):
+        folder = RunFolder(Path(run["path"]), {})
+        saved = folder.predicted("predicted", "labels", "probs")
+        if saved is None:
+            confusions.append(None)
+            continue
+        predicted, labels, classes = saved[0].astype(int), saved[1].astype(int), saved[2].shape[1]
+        numbers, shown = folder.predicted("wrong", "images") or (np.array([]), np.array([]))
+        images = dict(zip(numbers.tolist(), shown, strict=True))
+        matrix = np.zeros((classes, classes), int)
+        np.add.at(matrix, (labels, predicted), 1)
+        confusions.append(matrix.tolist())
+        if (run["md5"], run["split"]) != home:
+            continue
+        scored += 1
+        for index in np.flatnonzero(predicted != labels).tolist():
+            wrong.setdefault(index, {})[number] = int(predicted[index])
+            truth[index] = int(labels[index])
+            if index in images:
+                pictures[index] = images[index]
+    worst = sorted((i for i in wrong if i in pictures), key=lambda i: (-len(wrong[i]), i))[:_WALL]
+    wall = [{"index": i, "label": truth[i], "said": wrong[i], "image": _png(pictures[i])} for i in worst]
+    return {"confusions": confusions, "wall": wall, "scored": scored}
+
+
+def _png(image: np.ndarray) -> str:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(255 - image).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,170 @@
+"""Runs as a table: found, loaded, filtered, sorted. Reads run folders only: no torch, no building of configs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mnist_exp.errors import UserError
+from mnist_exp.runs.folder import RunFolder
+from mnist_exp.statistics import wilson
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+METRICS = ("val_acc", "val_loss", "test_acc", "test_acc_tta", "test_acc_swa", "ensemble_acc", "images_per_s")
+
+
+def load_runs(
+    *folders: str | Path, keys: Sequence[str] = (), tell: Callable[[str], None] = log.warning
+) -> pd.DataFrame:
+    """Return a DataFrame with a row for every run and trial below ``folders`` (default: "outputs"), oldest first.
+
+    What cannot be read is left out, after ``tell`` has been called with a line that says why. Columns:
+
+    - path, name, task_name, tags, started (ISO 8601), command, error: text;
+    - status: running, finished, failed, interrupted or pruned;
+    - epochs: finished, planned: of the whole run; seconds: of the whole run; duration: the same as h:mm:ss;
+    - val_acc, test_acc, test_acc_tta, test_acc_swa, ensemble_acc: percent, NaN where not measured; val_loss: nats;
+      test_low, test_high: 95 % Wilson interval of test_acc, percent; test_95: the same as text; images_per_s;
+    - seed; dataset, md5: name and MD5 of the data; split: a digest of sizes and split seed; n_test: test images;
+    - recipe: a digest of the composed config but for the seed: equal recipes are repetitions;
+    - <key>: the value of every key that some run overrides, such as ``optimizer.lr``, and of ``keys``; choices of
+      groups, such as ``model``, too. NaN where a run has no such key.
+    """
+    import numpy as np
+    import pandas as pd
+
+    rows = []
+    for path in _find(folders or ("outputs",)):
+        try:
+            row = _row(RunFolder.open(path))
+        except UserError as error:
+            tell(f"skipped: {error}")
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            tell(f"skipped: {path}/run.json is not complete ({type(error).__name__}: {error})")
+        else:
+            rows.append(row)
+    runs = pd.DataFrame(rows)
+    if runs.empty:
+        return runs
+    runs = runs.sort_values(["started", "path"], kind="stable").reset_index(drop=True)
+    for key in [*(c for c in runs.columns if c not in _row_keys()), *keys]:
+        _fill(runs, key)
+    right = (runs["test_acc"] * runs["n_test"] / 100).round()
+    runs["test_low"], runs["test_high"] = wilson(right, runs["n_test"].where(runs["n_test"] > 0, np.nan))
+    known = runs["test_acc"].notna()
+    low, high = runs["test_low"].map("{:.2f}".format), runs["test_high"].map("{:.2f}".format)
+    runs["test_95"] = np.where(known, low + " - " + high, "")
+    return runs
+
+
+def _fill(runs: pd.DataFrame, key: str) -> None:
+    """Give runs that left ``key`` at its default that default, from their composed configs; no column if none has it."""
+    present = runs[key].notna() if key in runs.columns else runs["path"].isna()
+    values = {index: RunFolder(Path(str(runs.at[index, "path"])), {}).configured(key) for index in runs.index[~present]}
+    found = {index: value for index, value in values.items() if value is not None}
+    if key not in runs.columns:
+        if not found:
+            return
+        runs[key] = None
+    if found:
+        runs[key] = [found.get(index, value) for index, value in runs[key].items()]
+        runs[key] = runs[key].infer_objects()
+
+
+def _find(folders: Sequence[str | Path]) -> Iterator[Path]:
+    """Yield every folder below ``folders`` that has a run.json, without looking further inside it."""
+    for folder in folders:
+        if not Path(folder).exists():
+            raise UserError(f"{folder} does not exist; name a folder of runs, such as outputs/runs")
+        for place, names, files in os.walk(folder):
+            if "run.json" in files:
+                yield Path(place)
+                names.clear()
+            names.sort()
+
+
+def _row(run: RunFolder) -> dict[str, Any]:
+    info = run.info
+    metrics = info["metrics"]
+    dataset = info.get("dataset") or {}
+    seconds = float(info.get("seconds") or 0.0)
+    row = {
+        "path": str(run.path),
+        "name": info.get("name", run.path.name) if "/sweeps/" not in f"{run.path}" else "/".join(run.path.parts[-2:]),
+        "status": info["status"],
+        "task_name": info.get("task_name"),
+        "tags": " ".join(info.get("tags", [])),
+        "started": info.get("started") or "",
+        "command": info.get("command"),
+        "error": info.get("error"),
+        "epochs": int(info.get("epoch") or 0),
+        "planned": int(info.get("epochs") or 0),
+        "seconds": seconds,
+        "duration": f"{int(seconds) // 3600}:{int(seconds) % 3600 // 60:02}:{int(seconds) % 60:02}",
+        **{key: float(metrics[key]) if metrics.get(key) is not None else float("nan") for key in METRICS},
+        "seed": info.get("seed"),
+        "dataset": dataset.get("name"),
+        "md5": dataset.get("md5"),
+        "split": " ".join(str(dataset.get(key)) for key in ("train", "val", "test", "split_seed")),
+        "n_test": dataset.get("test") or 0,
+        "recipe": run.recipe,
+    }
+    if info.get("warm_start"):
+        row["warm_start"] = Path(info["warm_start"]).name
+    return row | {key: value for key, value in run.overridden().items() if key not in row}
+
+
+def select(
+    runs: pd.DataFrame, filter: str | None = None, sort: str | None = None, last: int | None = None
+) -> pd.DataFrame:
+    """Return the runs that a pandas query ``filter`` leaves, the ``last`` of them, sorted by ``sort`` (best first).
+
+    Dotted keys may be written bare: ``val_acc > 99.5 and optimizer.lr < 0.02``. Raises UserError naming the columns.
+    """
+    if filter is not None:
+        dotted = sorted((c for c in runs.columns if "." in c), key=len, reverse=True)
+        query = filter
+        if dotted:
+            pattern = "|".join(re.escape(c) for c in dotted)
+            query = re.sub(rf"(?<![\w.`])({pattern})(?![\w.`])", r"`\1`", filter)
+        try:
+            runs = runs.query(query, engine="python")
+        except Exception as error:
+            raise UserError(f"--filter {filter!r} does not work: {error}\nColumns: {_columns(runs)}") from error
+    if last is not None:
+        runs = runs.tail(last)
+    if sort is not None:
+        need(runs, sort, "--sort")
+        lower = sort.startswith("val_loss") or runs[sort].dtype == object
+        runs = runs.sort_values(sort, ascending=lower, kind="stable", na_position="last")
+    return runs
+
+
+def need(runs: pd.DataFrame, column: str, option: str) -> None:
+    """Raise UserError naming the columns there are, unless ``column`` is one of them."""
+    if column not in runs.columns:
+        raise UserError(f"{option}: there is no column {column!r}. Columns: {_columns(runs)}")
+
+
+def _columns(runs: pd.DataFrame) -> str:
+    return ", ".join(map(str, runs.columns))
+
+
+def differing(runs: pd.DataFrame) -> list[str]:
+    """Return the overridden keys, seed apart, whose values are not the same in all ``runs``."""
+    fixed = set(_row_keys())
+    return [c for c in runs.columns if c not in fixed and runs[c].astype(str).nunique(dropna=False) > 1]
+
+
+def _row_keys() -> list[str]:
+    text = (
+        "path name status task_name tags started command error epochs planned seconds duration seed dataset md5 split"
+    )
+    return [*text.split(), "n_test", "recipe", "test_low", "test_high", "test_95", *METRICS]

@@ -1,0 +1,123 @@
+"""What was asked for: the composed config, where its run goes, and how it was said. The only reader of Hydra's globals."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from pydantic import Field
+
+from mnist_exp.checked import checked
+from mnist_exp.config.recipe import RESUMABLE, below, modernised
+from mnist_exp.console import without_password
+from mnist_exp.errors import UserError
+
+
+def config_folder() -> str:
+    """Return the folder of the YAML files: inside the package when installed, beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "train.yaml").exists():
+            return str(folder)
+    raise UserError(
+        f"the config files are missing: neither {package / 'conf'} nor {package.parent / 'conf'} holds train.yaml"
+    )
+
+
+def compose(*overrides: str) -> DictConfig:
+    """Return the config that ``python -m mnist_exp train OVERRIDES`` would run."""
+    import hydra
+
+    with hydra.initialize_config_dir(config_folder()):
+        return hydra.compose("train", overrides=list(overrides))
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A run to be carried out. ``hydra`` is Hydra's own part of what was composed.
+
+    ``resume``: the run folder to go on with or to start from. ``wanted``: the one metric that is asked for (None: all).
+    ``clock``: when it was asked for, by time.monotonic.
+    """
+
+    config: DictConfig
+    folder: Path
+    overrides: list[str]
+    command: str
+    hydra: DictConfig
+    resume: Path | None = None
+    wanted: str | None = None
+    clock: float = dataclasses.field(default_factory=time.monotonic)
+
+    @classmethod
+    def from_hydra(cls, config: DictConfig) -> Job:
+        """Return what Hydra was asked for, inside the function that it calls with ``config``."""
+        hydra: Any = HydraConfig.get()
+        command = without_password(shlex.join([Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]]))
+        wanted = None
+        if config.search is not None:  # a trial may run in a worker, whose own command line says nothing
+            command = f"trial {config.search.trial} of the search {hydra.sweeper.study_name}"
+            wanted = config.optimized_metric
+        resume = None if config.resume is None else Path(config.resume).expanduser().absolute()
+        folder, overrides = Path(hydra.runtime.output_dir), list(hydra.overrides.task)
+        return cls(_modern(config), folder, overrides, command, hydra, resume, wanted)
+
+    def check(self) -> None:
+        """Raise UserError for what no component would notice."""
+        tags = self.config.tags
+        _keys_of_no_group(
+            seed=self.config.seed,
+            tags=list(tags) if OmegaConf.is_list(tags) else tags,
+            save_prefix=self.config.save_prefix,
+        )
+
+    def values(self) -> dict[str, Any]:
+        """Return the config as plain data, its references resolved."""
+        return OmegaConf.to_container(self.config, resolve=True)  # type: ignore[return-value]
+
+    def files(self) -> dict[str, str]:
+        """Return the files of .hydra: {name: text}."""
+        return {
+            "config.yaml": OmegaConf.to_yaml(self.config),
+            "hydra.yaml": without_password(OmegaConf.to_yaml({"hydra": self.hydra})),
+            "overrides.yaml": OmegaConf.to_yaml(self.overrides),
+        }
+
+    def going_on(self, config_file: Path) -> Job:
+        """Return the job of an unfinished run, whose config was kept in ``config_file``, with what may change of this one.
+
+        Raises UserError if more was to change.
+        """
+        saved = _modern(OmegaConf.load(config_file))
+        for override in self.overrides:
+            key = override.partition("=")[0].lstrip("+~")
+            if not below(key, RESUMABLE):
+                raise UserError(
+                    f"{key} cannot change while {self.resume} is resumed: it would be another run. Leave it out, or "
+                    f"start anew. What may change: {', '.join(k for k in RESUMABLE if k != 'resume')}"
+                )
+            if key != "resume":
+                OmegaConf.update(saved, key, OmegaConf.select(self.config, key), merge=False, force_add=True)
+        return dataclasses.replace(self, config=saved)
+
+
+@checked
+def _keys_of_no_group(
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)],
+    tags: list[Any],
+    save_prefix: Annotated[str, Field(pattern=r"^[\w.-]+$", description="letters, digits, '_', '-' and '.'")],
+) -> None:
+    """Check the keys of train.yaml itself."""
+
+
+def _modern(config: Any) -> DictConfig:
+    """Return ``config`` with today's names of what it builds."""
+    current = OmegaConf.create(modernised(OmegaConf.to_container(config)))
+    OmegaConf.set_struct(current, True)
+    return current

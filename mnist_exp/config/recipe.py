@@ -1,0 +1,115 @@
+"""What a run computes, apart from where: the one list of what belongs to its recipe, and the targets that have moved.
+
+Resuming, searching, comparing and best.yaml all ask here. Reads plain data; builds nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+# keys, with all below them, that say where and as what a run is computed; every other key is what it computes
+PLACES = (
+    *("paths", "data.root", "data.download_timeout", "trainer.device", "trainer.threads", "logger"),
+    *("task_name", "tags", "save_prefix", "resume", "search", "hydra"),
+)
+# what a resumed run may change: its places, but for what has named its files already; and it may end early
+RESUMABLE = (*(p for p in PLACES if p not in ("save_prefix", "search", "hydra")), "trainer.max_steps")
+# modules of components as older run folders, studies and experiments name them
+_MOVED = {
+    **{
+        f"mnist_exp.{name}": f"mnist_exp.parts.{name}"
+        for name in ("models", "augment", "optim", "schedule", "trainer", "evaluate", "loggers")
+    },
+    "mnist_exp.data": "mnist_exp.data.sets",
+    "mnist_exp.sweep": "mnist_exp.search.sweeper",
+    "mnist_exp.progress": "mnist_exp.console",
+}
+_REFERENCE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
+
+
+def below(key: str, keys: Iterable[str]) -> bool:
+    """Whether ``key``, as in a config or an override, is one of ``keys`` or stands below one."""
+    dotted = key.lstrip("+~").replace("/", ".")
+    return any(dotted == k or dotted.startswith(f"{k}.") for k in keys)
+
+
+def overrides(given: Iterable[str]) -> set[str]:
+    """Return those of the overrides ``given`` that belong to the recipe."""
+    return {_current(o) for o in given if not below(o.partition("=")[0], PLACES)}
+
+
+def digest(config: Mapping[str, Any], warm_start: Any = None) -> str:
+    """Return 8 hex digits that are equal for repetitions: the same values composed, but for places and the seed.
+
+    ``warm_start``: the run whose weights it began with.
+    """
+    text = json.dumps([values(config), warm_start and str(warm_start)], sort_keys=True, default=str)
+    return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()[:8]
+
+
+def values(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return {dotted key: value} of what belongs to the recipe of a composed ``config``, which is plain data.
+
+    References between keys are followed, but for those to a place or to the seed, which differ between repetitions.
+    """
+    found = {}
+    for key, value in flatten(_follow(config, config)).items():
+        if not below(key, (*PLACES, "seed")):
+            whole = isinstance(value, float) and value.is_integer()
+            found[key] = int(value) if whole else modern(value) if key.endswith("_target_") else value
+    return found
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings as one: {dotted key: value}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def modern(target: Any) -> Any:
+    """Return today's name of a component that an older version has named ``target``."""
+    module, _, name = str(target).rpartition(".")
+    return f"{_MOVED[module]}.{name}" if module in _MOVED else target
+
+
+def modernised(tree: Any) -> Any:
+    """Return a copy of plain data with today's name at every ``_target_``."""
+    if isinstance(tree, dict):
+        return {key: modern(value) if key == "_target_" else modernised(value) for key, value in tree.items()}
+    return [modernised(value) for value in tree] if isinstance(tree, list) else tree
+
+
+def _current(override: str) -> str:
+    key, equals, value = override.partition("=")
+    return f"{key}={modern(value)}" if equals and key.endswith("_target_") else override
+
+
+def _follow(value: Any, tree: Mapping[str, Any], depth: int = 16) -> Any:
+    """Put what references in ``value`` name in ``tree`` in their place."""
+    if isinstance(value, Mapping):
+        return {key: _follow(child, tree, depth) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_follow(child, tree, depth) for child in value]
+    if not isinstance(value, str) or "${" not in value or not depth:
+        return value
+
+    def named(key: str) -> Any:
+        node: Any = ... if below(key, (*PLACES, "seed")) else tree
+        for part in key.split("."):
+            node = node.get(part, ...) if isinstance(node, Mapping) else ...
+        return node if node is ... else _follow(node, tree, depth - 1)
+
+    whole = _REFERENCE.fullmatch(value)
+    if whole is not None:
+        found = named(whole[1])
+        return value if found is ... else found
+    return _REFERENCE.sub(lambda m: m[0] if (part := named(m[1])) is ... else str(part), value)

@@ -1,0 +1,137 @@
+"""Splits: whole on a device or behind a loader, dealt out in batches; and how a set is split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mnist_exp.errors import require
+
+
+@dataclass
+class Split:
+    """One split, whole, on one device: uint8 images [N, 28, 28] and int64 labels [N]."""
+
+    images: Tensor
+    labels: Tensor
+    own_transforms = False
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> Split:
+        return Split(self.images.to(device), self.labels.to(device))
+
+    def batches(self, batch_size: int, seed: int | None = None, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (images, labels): float [B, 1, 28, 28] in 0..1 and int64 [B], the last batch as large as is left.
+
+        ``seed`` None goes in order; an integer gives the permutation of that seed. ``skip`` leaves out that many
+        batches at the start (a resumed epoch).
+        """
+        device = self.labels.device
+        order = None
+        if seed is not None:
+            order = torch.randperm(len(self), generator=torch.Generator(device).manual_seed(seed), device=device)
+        for start in range(skip * batch_size, len(self), batch_size):
+            pick = slice(start, start + batch_size) if order is None else order[start : start + batch_size]
+            yield self.images[pick].unsqueeze(1).float().div_(255), self.labels[pick]
+
+
+@dataclass
+class LoaderSplit:
+    """A map-style data set with torchvision transforms of its own, dealt out by an ordinary DataLoader."""
+
+    dataset: Any
+    num_workers: int
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    own_transforms = True
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def to(self, device: torch.device) -> LoaderSplit:
+        return LoaderSplit(self.dataset, self.num_workers, device)
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 [N]; read from ``targets`` where the data set has them, else by going through every sample."""
+        return targets_of(self.dataset).to(self.device)
+
+    def batches(self, batch_size: int, seed: int | None = None, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (images, labels) as the data set's transforms return them, moved to the device."""
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        loader = torch.utils.data.DataLoader(
+            self.dataset,
+            batch_size,
+            shuffle=seed is not None,
+            generator=generator,
+            num_workers=self.num_workers,
+            pin_memory=self.device.type == "cuda",
+        )
+        for number, (images, labels) in enumerate(loader):
+            if number >= skip:
+                yield images.to(self.device, non_blocking=True), torch.as_tensor(labels).to(self.device)
+
+
+@dataclass
+class Splits:
+    """Train, validation (None: everything is trained on) and test, with the real name and MD5 of what was read."""
+
+    name: str
+    md5: str
+    train: Split | LoaderSplit
+    val: Split | LoaderSplit | None
+    test: Split | LoaderSplit
+
+    def to(self, device: torch.device) -> Splits:
+        val = None if self.val is None else self.val.to(device)
+        return Splits(self.name, self.md5, self.train.to(device), val, self.test.to(device))
+
+    def describe(self) -> dict[str, Any]:
+        """Return what run.json says of the data: name, sizes of the splits, MD5."""
+        val = 0 if self.val is None else len(self.val)
+        return {"name": self.name, "train": len(self.train), "val": val, "test": len(self.test), "md5": self.md5}
+
+
+def stratified(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Split 0..N-1 in two: indices (rest, held out), sorted; ``size`` are held out, each class in its proportion.
+
+    The fractions are rounded by largest remainder, so exactly ``size`` are held out.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    classes, counts = labels.cpu().unique(return_counts=True)
+    exact = counts.double() * size / len(labels)
+    quota = exact.floor().long()
+    quota[(exact - quota).argsort(descending=True, stable=True)[: size - int(quota.sum())]] += 1
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    for label, count in zip(classes, quota.tolist(), strict=True):
+        members = (labels.cpu() == label).nonzero().flatten()
+        held[members[torch.randperm(len(members), generator=generator)[:count]]] = True
+    return (~held).nonzero().flatten(), held.nonzero().flatten()
+
+
+def hold_out(labels: Tensor, val_size: int, train_limit: int | None, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the indices (train, validation) of a training set with int64 ``labels`` [N], stratified by ``seed``.
+
+    ``val_size`` are held out for validation; ``train_limit`` keeps that many of the others (None: all).
+    """
+    require(val_size < len(labels), "val_size", val_size, f"below {len(labels)}, the number of training images")
+    rest, held = stratified(labels, val_size, seed)
+    if train_limit is not None:
+        allowed = f"at most {len(rest)}, what val_size={val_size} leaves"
+        require(train_limit <= len(rest), "train_limit", train_limit, allowed)
+        if train_limit < len(rest):
+            rest = rest[stratified(labels[rest], train_limit, seed)[1]]
+    return rest, held
+
+
+def targets_of(dataset: Any) -> Tensor:
+    """Return the int64 labels [N] of a map-style data set, from ``targets`` where it has them, else sample by sample."""
+    if isinstance(dataset, torch.utils.data.Subset):
+        return targets_of(dataset.dataset)[torch.as_tensor(dataset.indices)]
+    targets = getattr(dataset, "targets", None)
+    return torch.as_tensor([label for _, label in dataset] if targets is None else targets, dtype=torch.int64)

@@ -1,0 +1,1 @@
+"""What conf/ names: networks, transforms, optimizers, schedules, trainer, evaluation, loggers."""

@@ -1,0 +1,217 @@
+"""Random transforms of whole batches on the training device, with parameters of its own for each image, and mixing.
+
+A transform is an nn.Module called with (images float [N, 1, H, W], generator on the images' device); every random
+number comes from that generator, so a batch is reproduced from its state.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Literal, NamedTuple, TypeVar
+
+import torch
+from pydantic import Field
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from mnist_exp.checked import Natural, Positive, Share, checked
+from mnist_exp.errors import require
+
+Number = TypeVar("Number")
+Pair = Annotated[Sequence[Number], Field(min_length=2, max_length=2)]
+
+
+def _uniform(n: int, low: float, high: float, like: Tensor, generator: Generator) -> Tensor:
+    return torch.rand(n, device=like.device, generator=generator) * (high - low) + low
+
+
+@checked
+class Compose(nn.Module):
+    """Apply named transforms in the order given; a name can be overridden or deleted on the command line."""
+
+    def __init__(self, **transforms: nn.Module):
+        super().__init__()
+        self.transforms = nn.ModuleDict(transforms)
+
+    def forward(self, images: Tensor, generator: Generator) -> Tensor:
+        for transform in self.transforms.values():
+            images = transform(images, generator)
+        return images
+
+
+@checked
+class RandomCrop(nn.Module):
+    """Pad by ``padding`` zeros (pixels) and cut the original size out at a random place: torchvision's RandomCrop."""
+
+    def __init__(self, padding: Natural):
+        super().__init__()
+        self.padding = padding
+
+    def forward(self, images: Tensor, generator: Generator) -> Tensor:
+        places = torch.randint(0, 2 * self.padding + 1, (2, len(images)), device=images.device, generator=generator)
+        return self.crop(images, places[0], places[1])
+
+    def crop(self, images: Tensor, top: Tensor, left: Tensor) -> Tensor:
+        """Cut each image out of its padded self at row ``top`` and column ``left`` (int64 [N], 0..2 * padding)."""
+        n, channels, height, width = images.shape
+        padded = F.pad(images, [self.padding] * 4)
+        rows = (top[:, None] + torch.arange(height, device=images.device))[:, None, :, None]
+        columns = (left[:, None] + torch.arange(width, device=images.device))[:, None, None, :]
+        batch = torch.arange(n, device=images.device)[:, None, None, None]
+        return padded[batch, torch.arange(channels, device=images.device)[None, :, None, None], rows, columns]
+
+
+@checked
+class RandomRotation(nn.Module):
+    """Rotate about the centre by a uniform angle within +-``degrees``; what comes from outside is 0.
+
+    ``interpolation`` "nearest" is torchvision's default.
+    """
+
+    def __init__(
+        self,
+        degrees: Annotated[float, Field(ge=0, le=180)],
+        interpolation: Literal["nearest", "bilinear"] = "nearest",
+    ):
+        super().__init__()
+        self.degrees = degrees
+        self.interpolation = interpolation
+
+    def forward(self, images: Tensor, generator: Generator) -> Tensor:
+        return self.rotate(images, _uniform(len(images), -self.degrees, self.degrees, images, generator))
+
+    def rotate(self, images: Tensor, degrees: Tensor) -> Tensor:
+        """Rotate each square image counter-clockwise by its angle (float [N], degrees)."""
+        cos, sin = torch.cos(torch.deg2rad(degrees)), torch.sin(torch.deg2rad(degrees))
+        zero = torch.zeros_like(cos)
+        theta = torch.stack([cos, -sin, zero, sin, cos, zero], 1).view(-1, 2, 3)
+        grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+        return F.grid_sample(images, grid, mode=self.interpolation, padding_mode="zeros", align_corners=False)
+
+
+@checked
+class Normalize(nn.Module):
+    """Subtract ``mean`` and divide by ``std`` (of pixels in 0..1)."""
+
+    def __init__(self, mean: float, std: Positive):
+        super().__init__()
+        self.mean = mean
+        self.std = std
+
+    def forward(self, images: Tensor, generator: Generator | None = None) -> Tensor:
+        return (images - self.mean) / self.std
+
+
+@checked
+class RandomErasing(nn.Module):
+    """With probability ``p`` set a random rectangle to 0: area a share of the image in ``scale``, aspect in ``ratio``.
+
+    As torchvision's RandomErasing, up to ten rectangles are drawn until one fits inside the image; none: no erasing.
+
+    Source: Zhong et al., "Random Erasing Data Augmentation" (2017), https://arxiv.org/abs/1708.04896.
+    """
+
+    TRIES = 10
+
+    def __init__(self, p: Share, scale: Pair[Share] = (0.02, 0.15), ratio: Pair[Positive] = (0.3, 3.3)):
+        super().__init__()
+        require(scale[0] <= scale[1], "scale", list(scale), "two ascending shares of the area")
+        require(ratio[0] <= ratio[1], "ratio", list(ratio), "two ascending ratios of the sides")
+        self.p = p
+        self.scale = scale
+        self.ratio = ratio
+
+    def forward(self, images: Tensor, generator: Generator) -> Tensor:
+        n, _, height, width = images.shape
+        tries = n * self.TRIES
+        area = _uniform(tries, self.scale[0], self.scale[1], images, generator) * (height * width)
+        aspect = _uniform(tries, math.log(self.ratio[0]), math.log(self.ratio[1]), images, generator).exp()
+        h = (area * aspect).sqrt().round().view(n, self.TRIES)
+        w = (area / aspect).sqrt().round().view(n, self.TRIES)
+        fits = (h < height) & (w < width)
+        first = fits.int().argmax(1, keepdim=True)  # of several maxima argmax gives the first
+        h, w = h.gather(1, first), w.gather(1, first)
+        place = torch.rand(3, n, 1, device=images.device, generator=generator)
+        top = (place[0] * (height - h + 1)).floor()
+        left = (place[1] * (width - w + 1)).floor()
+        chosen = (place[2] < self.p) & fits.any(1, keepdim=True)
+        y = torch.arange(height, device=images.device)
+        x = torch.arange(width, device=images.device)
+        rows = (y >= top) & (y < top + h) & chosen
+        columns = (x >= left) & (x < left + w)
+        return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0.0)
+
+
+class Mixed(NamedTuple):
+    """A batch and its two targets: the loss is ``weight * loss(labels) + (1 - weight) * loss(partners)``."""
+
+    images: Tensor
+    labels: Tensor
+    partners: Tensor
+    weight: float
+
+
+Beta = Annotated[float, Field(gt=0, allow_inf_nan=False, description="prob=0 turns mixing off")]
+
+
+@checked
+class Mix(nn.Module):
+    """Mix a batch with itself rolled by one: CutMix or MixUp, drawn once a batch.
+
+    ``prob``: chance that a batch is mixed at all; ``cutmix_prob``: share of the mixed batches that is CutMix;
+    ``mixup_alpha`` and ``cutmix_beta``: both parameters of the Beta distribution the weight is drawn from. The weight
+    of CutMix is corrected to the real area of the box, clipped at the border. The batch comes in random order, so its
+    neighbour is a random partner. The generator is on the CPU: decisions are made there and never wait for the device.
+
+    Sources: Zhang et al., "mixup" (2017), https://arxiv.org/abs/1710.09412; Yun et al., "CutMix" (2019),
+    https://arxiv.org/abs/1905.04899.
+    """
+
+    def __init__(self, prob: Share, mixup_alpha: Beta, cutmix_beta: Beta, cutmix_prob: Share):
+        super().__init__()
+        self.prob = prob
+        self.mixup_alpha = mixup_alpha
+        self.cutmix_beta = cutmix_beta
+        self.cutmix_prob = cutmix_prob
+
+    def forward(self, images: Tensor, labels: Tensor, generator: Generator) -> Mixed:
+        mixed, cut = torch.rand(2, generator=generator).tolist()
+        if mixed >= self.prob:
+            return Mixed(images, labels, labels, 1.0)
+        partners = labels.roll(1)
+        if cut >= self.cutmix_prob:
+            weight = _beta(self.mixup_alpha, generator)
+            return Mixed(images.lerp(images.roll(1, 0), 1 - weight), labels, partners, weight)
+        height, width = images.shape[-2:]
+        centre = torch.rand(2, generator=generator).tolist()
+        top, bottom, left, right = self.box(_beta(self.cutmix_beta, generator), centre, height, width)
+        images = images.clone()
+        images[:, :, top:bottom, left:right] = images.roll(1, 0)[:, :, top:bottom, left:right]
+        return Mixed(images, labels, partners, 1 - (bottom - top) * (right - left) / (height * width))
+
+    @staticmethod
+    def box(weight: float, centre: Sequence[float], height: int, width: int) -> tuple[int, int, int, int]:
+        """Return (top, bottom, left, right) of a box of area 1 - ``weight`` about ``centre`` (0..1), clipped."""
+        half = 0.5 * math.sqrt(1 - weight)
+        y, x = int(centre[0] * height), int(centre[1] * width)
+        top, bottom = max(int(y - half * height), 0), min(int(y + half * height), height)
+        return top, bottom, max(int(x - half * width), 0), min(int(x + half * width), width)
+
+
+def _beta(a: float, generator: Generator) -> float:
+    """Draw from Beta(a, a) as a ratio of two gammas; where a is so small that both are 0, from its limit {0, 1}."""
+    first, second = torch._standard_gamma(torch.full((2,), a, dtype=torch.float64), generator=generator).tolist()
+    if first + second == 0:
+        return float(torch.rand((), generator=generator) < 0.5)
+    return first / (first + second)
+
+
+@checked
+class Augment:
+    """What the trainer takes: ``strong`` with mixing in the first phase, ``light`` without in the last."""
+
+    def __init__(self, strong: Compose, light: Compose, mix: Mix | None = None):
+        self.strong = strong
+        self.light = light
+        self.mix = mix

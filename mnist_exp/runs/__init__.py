@@ -1,0 +1,1 @@
+"""Run folders: their files, and what is written while a run goes on."""

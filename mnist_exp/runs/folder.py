@@ -1,0 +1,257 @@
+"""The files of a run: the one place that knows their names. Training writes through it, comparing reads through it."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import functools
+import io
+import json
+import os
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from mnist_exp.config import recipe
+from mnist_exp.errors import RunLockedError, UserError
+from mnist_exp.files import atomic_write
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# the scores of validation data, any of which a search may ask for
+VAL_METRICS = ("val_acc", "val_loss", "val_acc_tta", "val_acc_swa", "val_ensemble_acc")
+HISTORY = ("epoch", "phase", "lr", "train_loss", "train_acc", "val_loss", "val_acc", "seconds", "images_per_s")
+_FORMAT = 1  # of run.json; a later version may add keys without raising it
+
+
+class RunFolder:
+    """A run's folder. ``info`` is run.json; ``update`` changes it on disk.
+
+    Percent for accuracies, seconds for times, nats for losses. See DESIGN of the outputs in the README.
+    """
+
+    def __init__(self, path: Path, info: dict[str, Any]):
+        self.path = path
+        self.info = info
+
+    @classmethod
+    def create(cls, path: Path, info: dict[str, Any], hydra_files: dict[str, str]) -> RunFolder:
+        """Make the folder with its .hydra files ({name: text}) and run.json. Raises UserError if it holds a run."""
+        refuse_existing(path)
+        for folder in (".hydra", "checkpoints", "results"):
+            (path / folder).mkdir(parents=True, exist_ok=True)
+        for name, text in hydra_files.items():
+            atomic_write(path / ".hydra" / name, text.encode())
+        run = cls(path, {"format": _FORMAT, **info})
+        run.lock()
+        run.update()
+        run.write_history([])
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Open an existing run. Raises UserError naming what is missing or torn."""
+        file = path / "run.json"
+        if not file.exists():
+            raise UserError(f"{path} is not a run folder: it has no run.json")
+        try:
+            info = json.loads(file.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file} cannot be read: {error}") from error
+        if not isinstance(info, dict) or "status" not in info:
+            raise UserError(f"{file} is not the run.json of a run")
+        if info.get("format", 0) > _FORMAT:
+            raise UserError(f"{file} was written by a newer mnist_exp (format {info['format']}, known: {_FORMAT})")
+        return cls(path, info)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has come to its end, as planned."""
+        return bool(self.info["status"] == "finished")
+
+    def lock(self) -> None:
+        """Keep other processes from writing this run until ``unlock`` or the end of this process, however it ends."""
+        self._lock = run_lock(self.path)
+        self._lock.__enter__()
+
+    def unlock(self) -> None:
+        """Let others write this run."""
+        self._lock.__exit__(None, None, None)
+
+    def update(self, **changes: Any) -> None:
+        """Change run.json, atomically."""
+        self.info.update(changes)
+        atomic_write(self.path / "run.json", (json.dumps(self.info, indent=2) + "\n").encode())
+
+    # ---------------------------------------------------------------------------------------------- history
+
+    @property
+    def history_file(self) -> Path:
+        return self.path / "history.csv"
+
+    def append_history(self, row: dict[str, Any]) -> None:
+        """Add an epoch's row, on disk when this returns."""
+        with self.history_file.open("a", newline="") as file:
+            csv.DictWriter(file, HISTORY, lineterminator="\n").writerow(row)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def write_history(self, rows: list[dict[str, Any]]) -> None:
+        """Replace the whole history, atomically."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, HISTORY, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        atomic_write(self.history_file, text.getvalue().encode())
+
+    def history(self) -> list[dict[str, Any]]:
+        """Return the rows, numbers as numbers (empty: None); a torn last row is left out."""
+        if not self.history_file.exists():
+            return []
+        rows = []
+        for row in csv.DictReader(self.history_file.read_text().splitlines()):
+            try:
+                values = {k: row[k] if k == "phase" else float(row[k]) if row[k] else None for k in HISTORY}
+                rows.append({**values, "epoch": int(row["epoch"])})
+            except (KeyError, TypeError, ValueError):
+                break
+        return rows
+
+    # ------------------------------------------------------------------------------------------ its config
+
+    def config(self) -> dict[str, Any]:
+        """Return the composed config as plain data, references unresolved; {} where it cannot be read."""
+        found = read_yaml(self.hydra_config)
+        return found if isinstance(found, dict) else {}
+
+    def configured(self, key: str) -> Any:
+        """Return the value of ``key`` in the composed config, the chosen name if it is a group; None if there is none."""
+        node: Any = self.config()
+        for part in key.split("."):
+            if isinstance(node, dict) and node.get(part, ...) is None and "." in key:
+                return "null"
+            node = node.get(part) if isinstance(node, dict) else None
+        if isinstance(node, dict) or (node is None and "." not in key):
+            hydra = read_yaml(self.path / ".hydra" / "hydra.yaml")
+            try:
+                node = hydra["hydra"]["runtime"]["choices"].get(key)
+            except (KeyError, TypeError):
+                node = None
+        return parsed(node) if isinstance(node, str) else str(node) if isinstance(node, list) else node
+
+    def overridden(self) -> dict[str, Any]:
+        """Return the keys of the recipe that were named on the command line, and their values; the last one counts."""
+        pairs = (o.lstrip("+").partition("=")[::2] for o in self.info.get("overrides", []))
+        return {key: parsed(value) for key, value in pairs if not recipe.below(key, recipe.PLACES)}
+
+    @property
+    def recipe(self) -> str | None:
+        """A digest that repetitions share; None without a config."""
+        config = self.config()
+        return recipe.digest(config, self.info.get("warm_start")) if config else None
+
+    # ------------------------------------------------------------------------------------------ other files
+
+    @property
+    def prefix(self) -> str:
+        return str(self.info["prefix"])
+
+    @property
+    def hydra_config(self) -> Path:
+        return self.path / ".hydra" / "config.yaml"
+
+    @property
+    def hydra_overrides(self) -> Path:
+        return self.path / ".hydra" / "overrides.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def checkpoint(self, epoch: int) -> Path:
+        return self.checkpoints / f"{self.prefix}_ckpt_epoch{epoch}.pth"
+
+    def swa_checkpoint(self, epoch: int) -> Path:
+        return self.checkpoints / f"{self.prefix}_swa_epoch{epoch}.pth"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results"
+
+    @property
+    def predictions(self) -> Path:
+        return self.results / "predictions.npz"
+
+    def predicted(self, *names: str) -> list[np.ndarray] | None:
+        """Return arrays of predictions.npz (probs, predicted, labels, wrong, images); None if they cannot be read."""
+        import numpy as np
+
+        try:
+            with np.load(self.predictions) as saved:
+                return [saved[name] for name in names]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+
+    def result(self, name: str) -> Path:
+        """Return the path of results/<prefix>_<name>, e.g. of "acc.png"."""
+        return self.results / f"{self.prefix}_{name}"
+
+
+@contextlib.contextmanager
+def run_lock(path: Path) -> Iterator[None]:
+    """Hold the lock of the run in ``path``; a process may take it again. Raises RunLockedError if another has it."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path / ".lock", is_singleton=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RunLockedError(f"{path} is being written by another process; wait for it, or stop it first") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_locked(path: Path) -> bool:
+    """Whether some process is writing the run in ``path``."""
+    from filelock import FileLock, Timeout
+
+    if not (path / ".lock").exists():
+        return False
+    try:
+        with FileLock(path / ".lock", timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def refuse_existing(path: Path) -> None:
+    """Raise UserError if ``path`` holds a run already."""
+    if (path / "run.json").exists():
+        raise UserError(
+            f"{path} already holds a run. Go on with it: `resume={path}`; "
+            "or start another: leave hydra.run.dir out, or name a new folder"
+        )
+
+
+@functools.lru_cache(maxsize=4096)
+def read_yaml(file: Path) -> Any:
+    """Return what a YAML file of a run holds; None if it cannot be read."""
+    try:
+        return yaml.load(file.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, yaml.YAMLError):
+        return None
+
+
+def parsed(text: str) -> Any:
+    """Return the number that ``text`` is, or the text without its quotes."""
+    try:
+        number = float(text)
+    except ValueError:
+        return text.strip("'\"")
+    return int(number) if number.is_integer() and "." not in text and "e" not in text.lower() else number

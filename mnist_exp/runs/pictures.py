@@ -1,0 +1,137 @@
+"""Pictures of runs. Draws on matplotlib Figures of its own: no pyplot, so no global state in a sweep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_BLUE, _ORANGE, _GREEN, _GREY = "#0072b2", "#d55e00", "#009e73", "#888888"  # told apart by colour-blind readers too
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _mark(axes: Axes, rows: list[dict[str, Any]], swa_epoch: int | None) -> None:
+    """Mark each epoch that was better than all before it, and where averaging starts."""
+    best, label = -1.0, "better checkpoint"
+    for row in rows:
+        if row["val_acc"] is not None and row["val_acc"] > best:
+            best = row["val_acc"]
+            axes.axvline(row["epoch"], color=_GREY, linewidth=1, linestyle=":", label=label)
+            label = "_"
+    if swa_epoch is not None:
+        axes.axvline(swa_epoch, color=_GREEN, linewidth=1.2, linestyle="--", label="SWA starts")
+
+
+def _integer_epochs(axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def plot_loss(rows: list[dict[str, Any]], swa_epoch: int | None, path: Path, title: str) -> None:
+    """Draw training and validation loss over the epochs (log scale)."""
+    figure = _figure(8, 4.5)
+    axes = figure.subplots()
+    _mark(axes, rows, swa_epoch)
+    epochs = [row["epoch"] for row in rows]
+    marker = "o" if len(rows) < 30 else None
+    axes.plot(epochs, [row["train_loss"] for row in rows], color=_BLUE, marker=marker, label="train loss")
+    if rows and rows[0]["val_loss"] is not None:
+        axes.plot(epochs, [row["val_loss"] for row in rows], color=_ORANGE, marker=marker, label="validation loss")
+    axes.set(yscale="log", ylabel="cross-entropy (nats)", title=title)
+    _integer_epochs(axes)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def plot_curves(rows: list[dict[str, Any]], swa_epoch: int | None, path: Path, title: str) -> None:
+    """Draw the original's figure: training loss (log) and both accuracies on two axes, checkpoints and SWA marked."""
+    figure = _figure(9, 5)
+    left = figure.subplots()
+    right = left.twinx()
+    _mark(left, rows, swa_epoch)
+    epochs = [row["epoch"] for row in rows]
+    marker = "o" if len(rows) < 30 else None
+    left.plot(epochs, [row["train_loss"] for row in rows], color=_GREY, marker=marker, label="train loss")
+    right.plot(epochs, [row["train_acc"] for row in rows], color=_BLUE, marker=marker, label="train accuracy")
+    if rows and rows[0]["val_acc"] is not None:
+        right.plot(epochs, [row["val_acc"] for row in rows], color=_ORANGE, marker=marker, label="validation accuracy")
+    left.set(yscale="log", ylabel="train loss (nats, log scale)", title=title)
+    right.set_ylabel("accuracy (%)")
+    _integer_epochs(left)
+    figure.legend(loc="outside lower center", ncols=5, frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def plot_confusion(predicted: np.ndarray, labels: np.ndarray, classes: int, path: Path, title: str) -> None:
+    """Draw the confusion matrix of int arrays [N]: rows are true classes, only mistakes are coloured."""
+    matrix = np.zeros((classes, classes), int)
+    np.add.at(matrix, (labels, predicted), 1)
+    mistakes = np.where(np.eye(classes, dtype=bool), 0, matrix)
+    figure = _figure(6.4, 6)
+    axes = figure.subplots()
+    axes.imshow(mistakes, cmap="Reds", vmin=0, vmax=max(1, mistakes.max()))
+    for true in range(classes):
+        for guess in range(classes):
+            count = matrix[true, guess]
+            if count:
+                dark = mistakes[true, guess] > 0.6 * max(1, mistakes.max())
+                colour = "white" if dark else _GREY if true == guess else "black"
+                axes.text(guess, true, str(count), ha="center", va="center", color=colour, fontsize=9)
+    axes.set(xticks=range(classes), yticks=range(classes), xlabel="predicted", ylabel="true", title=title)
+    figure.savefig(path, dpi=120)
+
+
+def plot_mistakes(
+    images: np.ndarray, predicted: np.ndarray, labels: np.ndarray, confidence: np.ndarray, path: Path, title: str
+) -> None:
+    """Draw up to 25 mistakes, the most confident first; ``images`` are [N, 28, 28], the others [N]."""
+    wrong = np.flatnonzero(predicted != labels)
+    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:25]
+    columns, rows = 5, max(1, -(-len(wrong) // 5))
+    figure = _figure(7.5, 1.75 * rows + 0.6)
+    figure.suptitle(title if len(wrong) else f"{title}: none")
+    for axes, number in zip(figure.subplots(rows, columns, squeeze=False).flat, range(rows * columns), strict=True):
+        axes.axis("off")
+        if number < len(wrong):
+            index = wrong[number]
+            axes.imshow(images[index], cmap="gray_r")
+            text = f"#{index}: {labels[index]}, said {predicted[index]} ({100 * confidence[index]:.0f} %)"
+            axes.set_title(text, fontsize=7)
+    figure.savefig(path, dpi=120)
+
+
+def plot_runs(histories: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """Draw the validation (dashed: training) accuracies and losses of several runs, {name: rows}, over each other."""
+    import matplotlib as mpl
+
+    figure = _figure(13, 5)
+    accuracy, loss = figure.subplots(1, 2)
+    few = len(histories) <= 20
+    for number, (name, rows) in enumerate(histories.items()):
+        colour = mpl.colormaps["tab20"](number % 20)
+        epochs = [row["epoch"] for row in rows]
+        for axes, metric in ((accuracy, "acc"), (loss, "loss")):
+            for part, style in (("val", "-"), ("train", "--")):
+                values = [np.nan if row[f"{part}_{metric}"] is None else row[f"{part}_{metric}"] for row in rows]
+                label = name if part == "val" and few else None
+                axes.plot(epochs, values, style, color=colour, linewidth=1.4 if part == "val" else 0.8, label=label)
+    accuracy.set(ylabel="accuracy (%)", title="validation (solid) and training (dashed)")
+    loss.set(ylabel="cross-entropy (nats)", yscale="log", title=f"{len(histories)} runs")
+    for axes in (accuracy, loss):
+        _integer_epochs(axes)
+    if few:
+        handles, labels = accuracy.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,178 @@
+"""What run.json says while a run goes on, and in every ending of it."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import logging
+import platform
+import statistics
+import subprocess
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from mnist_exp.config.job import Job
+from mnist_exp.errors import RunFailed, TrialPruned, UserError, require
+from mnist_exp.runs.folder import RunFolder
+
+log = logging.getLogger(__name__)
+PACKAGES = ("mnist_exp", "torch", "torchvision", "hydra-core", "omegaconf", "optuna", "numpy")
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Record:
+    """The record of a run that goes on: ``folder``'s run.json, and ``loggers`` beside it.
+
+    ``clock``: when the run was asked for, by time.monotonic; what it took before it was cut off is added.
+    """
+
+    def __init__(self, folder: RunFolder, loggers: Sequence[Any], clock: float):
+        self.folder = folder
+        self.loggers = loggers
+        self.clock = clock
+        self.seconds_before = float(folder.info.get("seconds") or 0)
+        self.results: dict[str, Any] = {}
+
+    @property
+    def seconds(self) -> float:
+        """What the run has taken, with all its parts before it was cut off."""
+        return self.seconds_before + time.monotonic() - self.clock
+
+    def epoch(self, row: dict[str, Any], best: dict[str, Any] | None) -> None:
+        """Write down an epoch: its ``row`` of the history, and which epoch is the ``best`` so far."""
+        speeds = [r["images_per_s"] for r in self.folder.history()]
+        metrics = {"images_per_s": round(statistics.median(speeds), 1)}
+        if best is not None:
+            metrics |= {key: best[key] for key in ("val_acc", "val_loss")}
+        self.folder.update(
+            epoch=row["epoch"],
+            seconds=round(self.seconds, 1),
+            metrics=metrics,
+            best_epoch=None if best is None else best["epoch"],
+        )
+        for logger in self.loggers:
+            logger.log({k: v for k, v in row.items() if isinstance(v, float)}, row["epoch"])
+
+    def finish(self, metrics: dict[str, Any]) -> None:
+        """Take down the final ``metrics``, to be written with the status."""
+        self.results = {"metrics": metrics}
+        for logger in self.loggers:
+            logger.log({k: v for k, v in metrics.items() if isinstance(v, float)})
+
+    def end(self, status: str, **changes: Any) -> None:
+        """Write the status that the run ends with, and let others write its folder."""
+        try:
+            self.folder.update(status=status, seconds=round(self.seconds, 1), **changes)
+        except OSError as error:
+            log.warning("could not write the status %s to %s: %s", status, self.folder.path, error)
+        self.folder.unlock()
+        for logger in self.loggers:
+            try:
+                logger.finish(status)
+            except Exception as error:
+                log.debug("logger did not finish: %s", error)
+
+
+def begin(job: Job, begun: RunFolder | None, loggers: Sequence[Any], facts: dict[str, Any]) -> Record:
+    """Return the record of ``job``: of a new folder, or of the one that was ``begun``, which goes on.
+
+    ``facts``: what training knows of the run: device, data, sizes. Raises UserError if it is not the run that was begun.
+    """
+    now = {
+        "status": "running",
+        **{key: facts[key] for key in ("device", "device_name", "precision")},
+        "versions": {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}},
+        "git_sha": _git_sha(),
+        "error": None,
+        "traceback": None,
+    }
+    if begun is None:
+        return Record(RunFolder.create(job.folder, now | _identity(job) | facts, job.files()), loggers, job.clock)
+    if "dataset" not in begun.info:
+        raise UserError(f"{begun.path} never began to train ({begun.info['error']}); start it anew")
+    before, md5 = begun.info["dataset"]["md5"], facts["dataset"]["md5"]
+    require(md5 == before, "data", md5, f"the same as in the run that is resumed, MD5 {before}")
+    begun.lock()
+    begun.update(**now, resumed=begun.info.get("resumed", 0) + 1)
+    return Record(begun, loggers, job.clock)
+
+
+@contextlib.contextmanager
+def every_ending(record: Record) -> Iterator[None]:
+    """Leave a status in run.json however the block ends; a run that is pruned ends the block quietly."""
+    folder = record.folder
+    try:
+        yield
+        record.end("finished", **record.results)
+    except TrialPruned:
+        record.end("pruned")
+        log.info("pruned: other trials did better")
+    except (KeyboardInterrupt, SystemExit):  # SystemExit: a cluster has put the job back into its queue
+        record.end("interrupted", error="interrupted")
+        log.warning("Interrupted. Go on with: python -m mnist_exp train resume=%s", folder.path)
+        raise
+    except OSError as error:
+        record.end("failed", error=f"{type(error).__name__}: {error}")
+        if error.errno in DISK_FULL:
+            message = f"the disk is full: {error.filename or folder.path} could not be written ({error.strerror})."
+            raise RunFailed(f"{message} Free some space, then type resume={folder.path}") from error
+        raise
+    except BaseException as error:
+        if type(error).__name__ == "UncompletedJobError":  # submitit's signal: the job's time is over
+            record.end("interrupted", error=str(error))
+            raise KeyboardInterrupt from error
+        record.end("failed", error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
+        raise
+
+
+def write_failure(job: Job, error: Exception) -> None:
+    """Leave a folder that says why ``job`` could not even begin, for those who will look for it there."""
+    failed = {"status": "failed", "error": f"{type(error).__name__}: {error}", "metrics": {}, "prefix": ""}
+    info = {**failed, "name": job.folder.name, "overrides": job.overrides}
+    RunFolder.create(job.folder, info, job.files()).unlock()
+
+
+def _identity(job: Job) -> dict[str, Any]:
+    config = job.config
+    return {
+        "command": job.command,
+        "name": job.folder.name,
+        "task_name": config.task_name,
+        "tags": list(config.tags),
+        "prefix": config.save_prefix,
+        "overrides": job.overrides,
+        "seed": config.seed,
+        "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "seconds": 0.0,
+        "epoch": 0,
+        "metrics": {},
+        "best_epoch": None,
+        "resumed": 0,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_sha() -> str | None:
+    """Return the commit of the checkout this package runs from, "+" if changed since; None if it is installed."""
+    package = Path(__file__).parents[1]
+    if not (package.parent / ".git").exists():
+        return None
+    git = ["git", "-C", str(package)]
+    options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 10, "check": True}
+    try:
+        sha = subprocess.run([*git, "rev-parse", "HEAD"], **options).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "."], **options).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return sha + ("+" if changed else "")

@@ -1,0 +1,153 @@
+"""Where a search is kept: its study in study.db or PostgreSQL, opened by those who work at it and those who read it."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+
+from mnist_exp.config import recipe
+from mnist_exp.console import without_password
+from mnist_exp.errors import UserError
+from mnist_exp.search.locks import FileLocks, Locks, PostgresLocks
+from mnist_exp.search.space import Space, build_sampler
+
+if TYPE_CHECKING:
+    import optuna
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is asked for: ``n_trials`` in all points of ``space``, for the best ``metric``."""
+
+    name: str
+    folder: Path
+    storage: str | None
+    metric: str
+    direction: Literal["minimize", "maximize"]
+    n_trials: int
+    space: Space
+    sampler: DictConfig
+    config: DictConfig
+
+    @property
+    def url(self) -> str:
+        return storage_url(self.storage, self.folder)
+
+    def described(self) -> dict[str, Any]:
+        """Return what must be the same in every call for one study."""
+        from optuna.distributions import distribution_to_json
+
+        dimensions = sorted(self.space.dimensions.items())
+        space = {name: json.loads(distribution_to_json(dist)) for name, dist in dimensions}
+        return {"space": space, "settings": sorted(recipe.overrides(self.space.fixed)), "metric": self.metric}
+
+
+def open_study(search: Search) -> tuple[optuna.Study, Any, Locks]:
+    """Create or load the study of ``search``; return it, its storage, and the locks of those who work at it.
+
+    Raises UserError if it cannot be reached, or is of another search than this.
+    """
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    search.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        sampler, _ = build_sampler(search.sampler, search.space, 0, shared=False)
+    except Exception as error:
+        raise UserError(f"hydra.sweeper.sampler cannot be built: {str(error).splitlines()[0]}") from error
+    try:
+        locks: Locks = (
+            FileLocks(search.folder) if search.storage is None else PostgresLocks(search.storage, search.name)
+        )
+        with locks.turn():
+            storage = optuna.storages.RDBStorage(search.url)
+            study = optuna.create_study(
+                study_name=search.name, storage=storage, direction=search.direction, load_if_exists=True
+            )
+            known = study.user_attrs.get("search")
+            if "id" not in study.user_attrs:
+                study.set_user_attr("id", uuid.uuid4().hex)
+            _claim(search.folder, study.user_attrs["id"])
+            if known is None:
+                if not isinstance(sampler, optuna.samplers.GridSampler):
+                    study.enqueue_trial(search.space.baseline(search.config), skip_if_exists=True)
+                study.set_user_attr("search", search.described())
+    except (SQLAlchemyError, ImportError, optuna.exceptions.StorageInternalError, ValueError) as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        needs = " (PostgreSQL needs: pip install 'mnist_exp[postgres]')" if isinstance(error, ImportError) else ""
+        shown = f"hydra.sweeper.storage={without_password(search.url)}"
+        raise UserError(f"{shown} cannot be used: {without_password(reason)}{needs}") from error
+    if known is not None:
+        _refuse_another(known, search)
+    return study, storage, locks
+
+
+def load_study(folder: Path) -> optuna.Study:
+    """Return the study of the search in ``folder``, from its study.db or the storage its trials name."""
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    name, storage = None, None
+    for file in sorted(folder.glob("trial-*/.hydra/hydra.yaml"))[:1]:
+        sweeper = OmegaConf.load(file).hydra.sweeper
+        name, storage = sweeper.study_name, sweeper.storage
+    if storage is None and not (folder / "study.db").exists():
+        raise UserError(f"{folder} holds no search: it has no study.db. Searches are in outputs/sweeps/<study>")
+    try:
+        return optuna.load_study(study_name=name, storage=storage_url(storage, folder))
+    except (SQLAlchemyError, ImportError, KeyError, ValueError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise UserError(f"the study of {folder} cannot be read: {reason}") from error
+
+
+def is_study(folder: Path) -> bool:
+    """Whether ``folder`` is that of a search."""
+    return (folder / "study.db").exists() or (folder / ".study").exists()
+
+
+def storage_url(storage: str | None, folder: Path) -> str:
+    """Return the database of a search: ``storage``, or study.db in its folder."""
+    return storage or f"sqlite:///{folder.absolute() / 'study.db'}"
+
+
+def best_trial(study: optuna.Study) -> Any:
+    """Return the best finished trial, the lower validation loss where values are equal; None if there is none."""
+    from optuna.study import StudyDirection
+    from optuna.trial import TrialState
+
+    sign = 1 if study.direction is StudyDirection.MINIMIZE else -1
+    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return min(
+        finished,
+        key=lambda t: (sign * float(t.value or 0.0), t.user_attrs.get("val_loss", 0.0), t.number),
+        default=None,
+    )
+
+
+def _claim(folder: Path, study: str) -> None:
+    """Refuse a folder with trials of another study: their results would be taken for this one's."""
+    mark = folder / ".study"
+    if any(folder.glob("trial-*/run.json")) and not (mark.exists() and mark.read_text() == study):
+        raise UserError(
+            f"{folder} holds trials of another study, or of one that is gone. "
+            "Type hydra.sweeper.study_name=NEW_NAME, or move that folder away"
+        )
+    mark.write_text(study)
+
+
+def _refuse_another(known: dict[str, Any], search: Search) -> None:
+    """Raise UserError if the study was made for another search."""
+    here = search.described()
+    there = known | {"settings": sorted(recipe.overrides(known["settings"]))}  # as the recipe is understood today
+    for key in ("space", "settings", "metric"):
+        if there[key] != here[key]:
+            raise UserError(
+                f"the study {search.name} has another search {key}:\n  there {json.dumps(there[key])}\n"
+                f"  here  {json.dumps(here[key])}\nFor another search type hydra.sweeper.study_name=NEW_NAME"
+            )

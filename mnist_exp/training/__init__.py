@@ -1,0 +1,1 @@
+"""A run, from its components to its results."""

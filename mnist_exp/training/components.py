@@ -1,0 +1,107 @@
+"""From a composed config to everything that a run is made of."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from mnist_exp.checked import check_arguments
+from mnist_exp.config.build import build, standing_at
+from mnist_exp.data.splits import Splits
+from mnist_exp.errors import UserError, require
+from mnist_exp.parts.augment import Augment
+from mnist_exp.parts.evaluate import Evaluator
+from mnist_exp.parts.schedule import Schedule
+from mnist_exp.parts.trainer import Trainer
+
+
+@dataclasses.dataclass
+class Components:
+    """Everything a run is made of, built from its config; the model and the splits are on the training device."""
+
+    splits: Splits
+    batch_size: int
+    model: nn.Module
+    augment: Augment
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    trainer: Trainer
+    evaluator: Evaluator
+    loggers: list[Any]
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        return math.ceil(len(self.splits.train) / self.batch_size)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the run, ``trainer.max_steps`` considered."""
+        return self.trainer.epochs(self.schedule, self.steps)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what run.json says of them."""
+        return {
+            "device": str(self.trainer.device),
+            "device_name": self.trainer.device_name,
+            "precision": self.trainer.precision,
+            "dataset": self.splits.describe(),
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "epochs": self.epochs,
+        }
+
+
+def build_components(config: DictConfig, restart: bool = False) -> Components:
+    """Build the components of ``config`` on their device, the random weights from its seed.
+
+    ``restart``: for the ``schedule.extra_epochs`` of a run that was finished, from ``schedule.resume_lr`` on.
+    Raises UserError naming the key or file that is wrong.
+    """
+    random.seed(config.seed)
+    np.random.seed(config.seed)
+    torch.manual_seed(config.seed)
+    trainer = build(config, "trainer")
+    augment = build(config, "augment")
+    schedule = build(config, "schedule")
+    evaluator = build(config, "evaluate")
+    model = build(config, "model").to(trainer.device)
+    if restart:
+        with standing_at("schedule"):
+            schedule = schedule.restarted()
+        config = OmegaConf.merge(config, {"optimizer": {"lr": schedule.resume_lr}})  # type: ignore[assignment]
+    optimizer = _optimizer(config, model)
+    loggers = [] if config.logger is None else list(build(config, "logger").values())
+    dataset = build(config, "data")
+    with standing_at("data"):
+        splits = dataset.load()
+    classes = int(torch.cat([splits.train.labels, splits.test.labels]).max()) + 1
+    allowed = f"at least {classes}, the classes of {splits.name}"
+    require(config.model.num_classes >= classes, "model.num_classes", config.model.num_classes, allowed)
+    splits = splits.to(trainer.device)
+    return Components(splits, config.data.batch_size, model, augment, optimizer, schedule, trainer, evaluator, loggers)
+
+
+def load_weights(model: nn.Module, weights: dict[str, Any], origin: Any) -> None:
+    """Load ``weights`` into ``model``. Raises UserError naming their ``origin`` if they do not fit."""
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(f"the weights of {origin} do not fit this model: {reason}") from error
+
+
+def _optimizer(config: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
+    make = build(config, "optimizer")
+    with standing_at("optimizer"):
+        check_arguments(getattr(make, "func", make), getattr(make, "keywords", {}))  # torch's own check little
+        try:
+            return make(model.parameters())
+        except (TypeError, ValueError) as error:
+            raise UserError(f"optimizer cannot be built: {error}") from error

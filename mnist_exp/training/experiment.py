@@ -1,0 +1,100 @@
+"""A run, from top to bottom: build its components, open its record, fit, score, write the results."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mnist_exp.config.job import Job
+from mnist_exp.config.recipe import flatten
+from mnist_exp.errors import require
+from mnist_exp.runs.folder import RunFolder, refuse_existing
+from mnist_exp.runs.record import Record, begin, every_ending
+from mnist_exp.signals import terminate_as_interrupt
+from mnist_exp.training.checkpoints import Checkpoints
+from mnist_exp.training.components import Components, build_components, load_weights
+from mnist_exp.training.loop import Loop
+from mnist_exp.training.results import draw_history, score, summarise
+from mnist_exp.training.state import State
+
+log = logging.getLogger(__name__)
+
+
+def run(
+    job: Job, begun: RunFolder | None = None, on_epoch: Callable[[RunFolder], None] = lambda run: None
+) -> RunFolder:
+    """Carry out ``job``; return the run's folder, whose run.json says how it ended, whichever way.
+
+    ``begun``: the job's own folder where it was cut off before. ``on_epoch`` may raise TrialPruned to end the run early.
+    Raises UserError before anything is written if the request is wrong, RunFailed or KeyboardInterrupt afterwards.
+    """
+    job, begun, parent = _origin(job, begun)
+    with terminate_as_interrupt():
+        parts = build_components(job.config, restart=parent is not None)
+        if parent is not None and begun is None:
+            _start_from(parent, parts)
+        state = State(parts, job.config.seed)
+    facts = parts.facts() | {"warm_start": None if parent is None else str(parent)}
+    facts["dataset"]["split_seed"] = job.config.data.split_seed
+    record = begin(job, begun, parts.loggers, facts)
+    folder, checkpoints = record.folder, Checkpoints(record.folder, parts.evaluator.top_k)
+
+    def after_epoch(row: dict[str, Any]) -> None:
+        record.epoch(row, checkpoints.first)
+        on_epoch(folder)
+
+    with every_ending(record), terminate_as_interrupt():
+        log.info("run      %s", folder.path)
+        if parent is not None:
+            log.info("warm restart from the weights of %s", parent)
+        for logger in parts.loggers:
+            logger.start(folder.path, flatten(job.values()))
+        if begun is not None and not _go_on(state, checkpoints, record) and parent is not None:
+            _start_from(parent, parts)
+        Loop(parts, state, folder, checkpoints).fit(after_epoch)
+        draw_history(parts, folder)
+        metrics = folder.info["metrics"]
+        if job.wanted is None or job.wanted not in metrics:
+            metrics = score(parts, state, folder, checkpoints)
+            summarise(parts, checkpoints, metrics, record.seconds, folder.path)
+        record.finish(metrics)
+    return folder
+
+
+def _origin(job: Job, begun: RunFolder | None) -> tuple[Job, RunFolder | None, Path | None]:
+    """Return (the job, its own folder if it was begun before, the finished run whose weights it began with)."""
+    parent = None
+    if begun is None and job.resume is not None:
+        named = RunFolder.open(job.resume)
+        if named.finished:
+            parent = named.path
+        else:
+            job, begun = job.going_on(named.hydra_config), named
+    if begun is None:  # a mistake is told before anything is written
+        refuse_existing(job.folder)
+        job.check()
+    elif begun.info.get("warm_start") is not None:
+        parent = Path(begun.info["warm_start"])
+    return job, begun, parent
+
+
+def _start_from(parent: Path, parts: Components) -> None:
+    """Load the last weights of the run in ``parent``."""
+    saved = Checkpoints(RunFolder.open(parent), 1).load_last()
+    require(saved is not None, "resume", str(parent), "a run with a readable checkpoint")
+    load_weights(parts.model, saved["model"], parent)  # type: ignore[index]
+
+
+def _go_on(state: State, checkpoints: Checkpoints, record: Record) -> bool:
+    """Go on from the newest checkpoint that can be read; return whether there is one."""
+    saved = checkpoints.load_last(state.model.state_dict())
+    log.info("resuming in epoch %d", 1 if saved is None else saved["epoch"])
+    if saved is None:
+        return False
+    state.load_state_dict(saved)
+    done = [row for row in record.folder.history() if row["epoch"] < state.epoch]
+    if done and record.folder.info["epoch"] < done[-1]["epoch"]:  # cut off between the checkpoint and run.json
+        record.epoch(done[-1], checkpoints.first)
+    return True

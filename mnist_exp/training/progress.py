@@ -1,0 +1,87 @@
+"""What a person sees while a run goes on: a bar on a terminal, plain lines elsewhere, and early word of a long wait."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+import rich
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mnist_exp.console import clock
+
+log = logging.getLogger(__name__)
+_LONG = 600.0  # seconds; a longer run on a CPU is announced
+_EVERY = 30.0  # seconds between plain lines
+_SHARE_OF_FORWARD = 1 / 3  # of a training step's time that scoring an image takes
+
+
+class RunProgress:
+    """Progress of a whole run, counted in training images; scoring counts as a third of an image.
+
+    ``epochs`` in all of ``images`` training and ``scored`` validation images, then ``final`` images scored at the end.
+    """
+
+    def __init__(
+        self,
+        epochs: int,
+        images: int,
+        scored: int,
+        final: int,
+        on_cpu: bool,
+        time_of: Callable[[], float] = time.monotonic,
+    ):
+        self.epochs = epochs
+        self.per_epoch = images + scored * _SHARE_OF_FORWARD
+        self.announce = on_cpu
+        self.time_of = time_of
+        self.terminal = rich.get_console().is_terminal
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:3.0f} %  {task.fields[facts]}  left"),
+            TimeRemainingColumn(),
+            disable=not self.terminal,
+            transient=True,
+            get_time=time_of,
+        )
+        self.id = self.bar.add_task("", total=epochs * self.per_epoch + final * _SHARE_OF_FORWARD, facts="")
+        self.task = self.bar.tasks[0]
+        self.said = time_of()
+
+    def __enter__(self) -> RunProgress:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.bar.stop()
+
+    def start_epoch(self, epoch: int, done: int) -> None:
+        """Begin ``epoch``, of which ``done`` images have been seen before (a resumed epoch); the rate is taken anew."""
+        self.before = (epoch - 1) * self.per_epoch
+        self.epoch = epoch
+        self.bar.reset(self.id, description=f"epoch {epoch}/{self.epochs}", facts="")
+        self.task.completed = self.before + done
+
+    def step(self, done: int, loss: float) -> None:
+        """Show that ``done`` images of this epoch have been seen, with the mean loss so far."""
+        speed = self.task.speed or 0.0
+        facts = f"{speed:,.0f} images/s  loss {loss:.4f}"
+        self.bar.update(self.id, completed=self.before + done, facts=facts)
+        now, left = self.time_of(), self.task.time_remaining
+        if left is None:
+            return
+        if self.announce and (self.task.elapsed or 0) > 8:
+            self.announce = False
+            if left > _LONG:
+                log.warning(
+                    "This run will take about %s on this CPU (%.0f images/s). Faster: experiment=fast (under a minute), "
+                    "data.train_limit=5000, or a GPU. Ctrl-C writes a checkpoint to go on from.",
+                    clock(left),
+                    speed,
+                )
+        if not self.terminal and now - self.said >= _EVERY:
+            self.said = now
+            percent = self.task.percentage
+            log.info("epoch %d/%d  %3.0f %%  %s  left %s", self.epoch, self.epochs, percent, facts, clock(left))

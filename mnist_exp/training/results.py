@@ -1,0 +1,134 @@
+"""What comes after the last epoch: scores on validation and, this once, on test; predictions, pictures, a summary."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mnist_exp.console import clock
+from mnist_exp.data.splits import LoaderSplit, Split
+from mnist_exp.parts.evaluate import PLAIN, accuracy, nll
+from mnist_exp.runs import pictures
+from mnist_exp.runs.folder import RunFolder
+from mnist_exp.statistics import wilson
+from mnist_exp.training.checkpoints import Checkpoints, load, save
+from mnist_exp.training.components import Components
+from mnist_exp.training.state import State
+
+log = logging.getLogger(__name__)
+Scored = dict[str, tuple[Tensor, Tensor]]
+
+
+def draw_history(parts: Components, run: RunFolder) -> None:
+    """Write the history as JSON and as pictures."""
+    rows, schedule = run.history(), parts.schedule
+    run.result("history.json").write_text(json.dumps(rows, indent=1) + "\n")
+    swa_epoch = schedule.swa_epoch if schedule.swa_epoch <= schedule.total else None
+    title = f"{parts.splits.name}, seed {run.info['seed']}"
+    pictures.plot_loss(rows, swa_epoch, run.result("train_loss.png"), title)
+    pictures.plot_curves(rows, swa_epoch, run.result("acc.png"), title)
+
+
+def score(parts: Components, state: State, run: RunFolder, checkpoints: Checkpoints) -> dict[str, float]:
+    """Score the best checkpoint, the weight average and the ensemble; return the metrics, test's predictions on disk.
+
+    The weights of ``parts.model`` are the best ones, or the last ones, afterwards.
+    """
+    log.info("Evaluating%s ...", ": test is scored once, now" if parts.evaluator.test else "")
+    splits, test = parts.splits, parts.splits.test if parts.evaluator.test else None
+    scored: dict[str, Scored] = {"val": {}, "test": {}}
+
+    def add(name: str, module: nn.Module, shifts: Sequence[tuple[int, int]] = PLAIN) -> None:
+        for key, split in (("val", splits.val), ("test", test)):
+            if split is not None:
+                probs = parts.evaluator.probabilities(module, split, parts.trainer.autocast(), shifts)
+                scored[key][name] = probs
+
+    # without validation nothing was selected: the weights of the last epoch are the result
+    for rank, entry in enumerate(checkpoints.best or [{}]):
+        if entry:
+            parts.model.load_state_dict(load(run.checkpoint(entry["epoch"]))["model"])
+        add(f"member{rank}", parts.model)
+        if rank == 0:
+            add("tta", parts.model, parts.evaluator.shifts)
+    if state.average is not None and any("swa" in row["phase"] for row in run.history()):
+        average, last = state.average.module, run.history()[-1]["epoch"]
+        parts.evaluator.recompute_bn(average, splits.train, parts.trainer.autocast())
+        add("swa", average)
+        save(run.swa_checkpoint(last), {"epoch": last, "model": average.state_dict()})
+    if scored["test"]:
+        _write_predictions(parts, run, *scored["test"]["member0"])
+    metrics = dict(run.info["metrics"])
+    for split, found in scored.items():
+        metrics |= _metrics(split, found, len(checkpoints.best))
+    return metrics
+
+
+def summarise(parts: Components, checkpoints: Checkpoints, metrics: dict[str, Any], seconds: float, place: Any) -> None:
+    """Print how the run went."""
+    splits = parts.splits
+    names = {"": "plain", "_tta": f"TTA x {parts.evaluator.tta_runs}", "_swa": "SWA"}
+
+    def line(split: str, ensemble: str) -> str:
+        keys = {f"{split}_acc{key}": label for key, label in names.items()}
+        keys[ensemble] = f"top-{len(checkpoints.best)} ensemble"
+        return "  ".join(f"{label} {metrics[key]:.2f} %" for key, label in keys.items() if key in metrics)
+
+    first = checkpoints.first
+    which = "last epoch; nothing was selected" if first is None else f"best epoch {first['epoch']}"
+    if splits.val is not None:
+        log.info("val      %s  (%s, chosen on this)", line("val", "val_ensemble_acc"), which)
+    if parts.evaluator.test:
+        total = len(splits.test)
+        low, high = wilson(round(metrics["test_acc"] * total / 100), total)
+        log.info("test     %s  (plain, 95 %% interval: %.2f to %.2f %%)", line("test", "ensemble_acc"), low, high)
+    speed, device = metrics["images_per_s"], parts.trainer.device_name
+    log.info("time     %s at %.0f images/s on %s", clock(seconds), speed, device)
+    log.info("results  %s", place)
+    log.info("data     {name}: {train:,} train, {val:,} val, {test:,} test, MD5 {md5}".format(**splits.describe()))
+
+
+def _metrics(split: str, scored: Scored, members: int) -> dict[str, float]:
+    """Return the metrics of one split, whose keys begin with its name; ``members`` of the ensemble."""
+    if not scored:
+        return {}
+    plain, labels = scored["member0"]
+    metrics = {f"{split}_acc": accuracy(plain, labels), f"{split}_loss": nll(plain, labels)}
+    for extra in ("tta", "swa"):
+        if extra in scored:
+            metrics[f"{split}_acc_{extra}"] = accuracy(scored[extra][0], labels)
+    if members:
+        together = torch.stack([scored[f"member{rank}"][0] for rank in range(members)]).mean(0)
+        metrics["ensemble_acc" if split == "test" else "val_ensemble_acc"] = accuracy(together, labels)
+    return metrics
+
+
+def _write_predictions(parts: Components, run: RunFolder, probs: Tensor, labels: Tensor) -> None:
+    predicted, confidence, truth = probs.argmax(1).numpy(), probs.amax(1).numpy(), labels.numpy()
+    images, wrong = _pictures(parts.splits.test), np.flatnonzero(predicted != truth)
+    np.savez_compressed(
+        run.predictions,
+        probs=probs.half().numpy(),
+        predicted=predicted,
+        labels=truth,
+        wrong=wrong,
+        images=images[wrong],
+    )
+    title = f"{len(wrong):,} of {len(truth):,} {parts.splits.name} test images wrong"
+    pictures.plot_confusion(predicted, truth, probs.shape[1], run.results / "confusion.png", title)
+    pictures.plot_mistakes(images, predicted, truth, confidence, run.results / "mistakes.png", title)
+
+
+def _pictures(split: Split | LoaderSplit) -> np.ndarray:
+    """Return the images as uint8 [N, 28, 28], to be looked at."""
+    if isinstance(split, Split):
+        return split.images.cpu().numpy()
+    images = np.concatenate([images[:, 0].cpu().numpy() for images, _ in split.batches(512)])
+    low, high = images.min(), images.max()
+    return ((images - low) * (255 / max(high - low, 1e-9))).astype(np.uint8)

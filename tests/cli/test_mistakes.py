@@ -1,0 +1,78 @@
+"""Mistakes at the command line: one clear message that names the key, never a traceback."""
+
+import pytest
+from helpers import SMALL
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["optimizer.lrr=1"], ["optimizer.lrr", "Did you mean: 'lr'"]),
+        (["optimizr=sgd"], ["optimizr"]),
+        (["optimizer=sdg"], ["sdg", "sgd"]),
+        (["optimizer.lr=fast"], ["optimizer.lr is 'fast'", "a number"]),
+        (["optimizer.lr=-1"], ["optimizer", "-1"]),
+        (["optimizer=adamw", "optimizer.weight_decay=-1"], ["optimizer", "weight_decay"]),
+        (["model.ghost_batch_size=0"], ["model.ghost_batch_size is 0"]),
+        (["model.ghost_batch_size=1.5"], ["model.ghost_batch_size is 1.5", "a whole number at least 1", "or null"]),
+        (["model.channels=[4,x]"], ["model.channels"]),
+        (["model.num_classes=7"], ["model.num_classes is 7", "at least 10"]),
+        (["augment.mix.prob=1.5"], ["augment.mix.prob is 1.5", "between 0 and 1"]),
+        (["augment.strong.erasing.p=2"], ["erasing.p is 2"]),
+        (["data.val_size=4000"], ["data.val_size is 4000", "below 4000"]),
+        (["data.val_size=-1"], ["data.val_size is -1"]),
+        (["data.train_limit=9999"], ["data.train_limit is 9999", "at most 3500"]),
+        (["data.train_limit=0"], ["data.train_limit is 0"]),
+        (["data.batch_size=0"], ["data.batch_size is 0"]),
+        (["data.name=mnits"], ["data.name is mnits", "kmnist"]),
+        (["schedule.swa_start=1.1"], ["schedule.swa_start is 1.1"]),
+        (["schedule.initial_epochs=0", "schedule.extra_epochs=0"], ["schedule.initial_epochs"]),
+        (["trainer.device=cuda:99"], ["trainer.device is cuda:99", "cpu"]),
+        (["trainer.device=tpu"], ["trainer.device is tpu"]),
+        (["trainer.device=cpu", "trainer.precision=fp16"], ["trainer.precision is fp16", "fp32"]),
+        (["trainer.precision=fp8"], ["trainer.precision is fp8"]),
+        (["trainer.compile=maybe"], ["trainer.compile is 'maybe'", "true or false"]),
+        (["trainer.max_steps=0"], ["trainer.max_steps is 0"]),
+        (["evaluate.tta_runs=0"], ["evaluate.tta_runs is 0"]),
+        (["evaluate.tta_runs=26"], ["evaluate.tta_runs is 26", "between 1 and 25"]),
+        (["evaluate.top_k=0"], ["evaluate.top_k is 0"]),
+        (["seed=-1"], ["seed is -1"]),
+        (["seed=abc"], ["seed is 'abc'"]),
+        (["tags=3"], ["tags"]),
+        (["save_prefix=a/b"], ["save_prefix"]),
+        (["resume=nowhere"], ["nowhere", "run.json"]),
+        (["model._target_=os.system"], ["os.system", "MNIST_EXP_ALLOW"]),
+        (["model._target_=mnist_exp.parts.models.Nothing"], ["mnist_exp.parts.models.Nothing"]),
+        (["+model.depth=3"], ["model", "depth"]),
+        (["lr 0.1"], ["lr 0.1"]),
+        (["trian"], ["did you mean train?", "data"]),
+        (["data", "status", "optimizer.lr=1"], ["optimizer.lr=1"]),
+    ],
+    ids=lambda value: " ".join(value) if value and isinstance(value, list) else None,
+)
+def test_mistakes_get_one_message(command, place, arguments, words):
+    bare = arguments[0].isalpha()
+    done = command(*arguments) if bare else command("train", *SMALL[:1], *arguments)
+    assert done.status == 2, done.err
+    for word in words:
+        assert word in done.err
+    assert "Traceback" not in done.err
+    assert len(done.err.splitlines()) < 14
+    assert not list(place.glob("outputs/runs/*")), "a folder was left behind"
+
+
+def test_a_corrupt_run_json_is_named(command, place):
+    (place / "run").mkdir()
+    (place / "run" / "run.json").write_text('{"status": "runn')
+    done = command("train", "resume=run")
+    assert done.status == 2
+    assert "run.json cannot be read" in done.err
+
+
+def test_code_of_ones_own_can_be_allowed(command, place, monkeypatch):
+    (place / "mine.py").write_text("from mnist_exp.parts.models import SmallCNN\n\nclass Net(SmallCNN):\n    pass\n")
+    monkeypatch.syspath_prepend(str(place))
+    arguments = ["train", *SMALL, "model._target_=mine.Net"]
+    assert command(*arguments).status == 2
+    monkeypatch.setenv("MNIST_EXP_ALLOW", "mine.*")
+    assert command(*arguments).status == 0

@@ -1,0 +1,306 @@
+"""Comparing runs through the command line, from real runs and from folders of anything."""
+
+import importlib.util
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import SMALL, info, run_command
+
+from mnist_exp.compare import load_runs
+from mnist_exp.statistics import mcnemar
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, data_root) -> Path:
+    """Real runs: two seeds of one recipe, two of another, one on another split, one that failed."""
+    place = tmp_path_factory.mktemp("runs")
+    runs = {
+        "a1": ["seed=1"],
+        "a2": ["seed=2"],
+        "b1": ["seed=1", "optimizer.lr=0.03"],
+        "b2": ["seed=2", "optimizer.lr=0.03"],
+        "split": ["data.split_seed=7"],
+        "broken": ["optimizer=sgd", "optimizer.lr=1e30", "schedule=one_cycle", "schedule.initial_epochs=9"],
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MNIST_EXP_DATA", str(data_root))
+        for name, overrides in runs.items():
+            arguments = [*SMALL, "schedule.extra_epochs=2", *overrides, f"hydra.run.dir={place / name}"]
+            assert run_command(*arguments) == (1 if name == "broken" else 0)
+    return place
+
+
+@pytest.fixture
+def runs(made, place) -> Path:
+    shutil.copytree(made, place / "outputs")
+    return place / "outputs"
+
+
+def test_the_table_shows_every_run_and_what_differs(command, runs):
+    done = command("compare")
+    assert done.status == 0, done.err
+    lines = done.out.splitlines()
+    assert lines[0].startswith("6 runs: 5 finished, 1 failed")
+    header = lines[1].split()
+    assert header[:1] == ["name"]
+    for column in ("optimizer.lr", "data.split_seed", "status", "val_acc", "test_acc", "test_95", "seed"):
+        assert column in header
+    assert "data.train_limit" not in header, "all runs have it"
+    row = next(line for line in lines if line.startswith("b2"))
+    about = info(runs / "b2")
+    assert "0.03" in row
+    assert f"{about['metrics']['test_acc']:.2f}" in row
+    assert re.search(r"\d+\.\d\d - \d+\.\d\d", row)
+
+
+def test_runs_can_be_filtered_sorted_counted_and_written(command, runs, place):
+    arguments = [
+        "--filter",
+        "status == 'finished' and optimizer.lr > 0.02",
+        "--sort",
+        "val_acc",
+        "--columns",
+        "name,val_acc",
+    ]
+    done = command("compare", "outputs", *arguments, "--csv", "runs.csv", "--json", "runs.json")
+    assert done.status == 0, done.err
+    written = pd.read_csv("runs.csv")
+    assert set(written["name"]) == {"b1", "b2"}
+    assert written["val_acc"].is_monotonic_decreasing
+    assert written["optimizer.lr"].tolist() == [0.03, 0.03]
+    assert [row["name"] for row in json.loads(Path("runs.json").read_text())] == written["name"].tolist()
+    assert done.out.splitlines()[1].split() == ["name", "val_acc"]
+    assert "2 runs" in command("compare", "--last", "2").out
+
+
+def test_a_key_left_at_its_default_has_its_default(command, runs):
+    assert command("compare", "--filter", "optimizer.lr < 0.02", "--csv", "low.csv").status == 0
+    low = pd.read_csv("low.csv").set_index("name")
+    assert set(low.index) == {"a1", "a2", "split"}
+    assert low["optimizer.lr"].tolist() == [0.01] * 3
+    arguments = [
+        "--filter",
+        "model.num_classes == 10",
+        "--sort",
+        "optimizer.momentum",
+        "--columns",
+        "name,optimizer,optimizer.k",
+    ]
+    done = command("compare", *arguments)
+    assert done.status == 0, done.err
+    assert re.search(r"broken +sgd", done.out)
+    assert re.search(r"a1 +lookahead_sgd +5", done.out)
+
+
+def test_a_run_trained_further_shows_its_own_values_and_parent(command, runs):
+    arguments = [f"resume={runs / 'a1'}", "schedule.extra_epochs=1", f"hydra.run.dir={runs / 'further'}"]
+    assert command("train", *arguments).status == 0
+    frame = load_runs(runs).set_index("name")
+    assert frame.at["further", "schedule.extra_epochs"] == 1
+    assert frame.at["a1", "schedule.extra_epochs"] == 2
+    assert frame.at["further", "warm_start"] == "a1"
+    assert frame.at["further", "recipe"] != frame.at["a1", "recipe"]
+
+
+def test_repetitions_are_grouped_by_themselves(command, runs):
+    done = command("compare", "--group-by", "--csv", "groups.csv")
+    assert done.status == 0, done.err
+    groups = pd.read_csv("groups.csv")
+    assert sorted(groups["n"]) == [1, 2, 2]
+    scores = [info(runs / name)["metrics"]["test_acc"] for name in ("b1", "b2")]
+    (row,) = groups[(groups["optimizer.lr"] == 0.03)].to_dict("records")
+    assert row["test_acc_mean"] == pytest.approx(np.mean(scores))
+    assert row["test_acc_std"] == pytest.approx(np.std(scores, ddof=1))
+    assert row["seeds"] == "1,2"
+    done = command("compare", "--group-by", "optimizer.lr,data.split_seed", "--csv", "groups.csv")
+    assert sorted(pd.read_csv("groups.csv")["n"]) == [1, 2, 2]
+    done = command("compare", "--group-by", "optimizer.lr", "--csv", "groups.csv")
+    assert sorted(pd.read_csv("groups.csv")["n"]) == [1, 2, 2], "another split is not averaged with"
+
+
+def test_a_baseline_is_compared_image_by_image(command, runs):
+    done = command("compare", "--baseline", "a1", "--csv", "against.csv")
+    assert done.status == 0, done.err
+    table = pd.read_csv("against.csv").set_index("name")
+    assert set(table.index) == {"a2", "b1", "b2"}
+    assert "not compared: split has other data or another split than a1" in done.out
+    right = {}
+    for name in ("a1", "b1"):
+        saved = np.load(runs / name / "results" / "predictions.npz")
+        right[name] = saved["predicted"] == saved["labels"]
+    only_b, only_a = int((right["b1"] & ~right["a1"]).sum()), int((right["a1"] & ~right["b1"]).sum())
+    row = table.loc["b1"]
+    assert (row["only_this"], row["only_baseline"]) == (only_b, only_a)
+    assert row["p"] == pytest.approx(mcnemar(only_b, only_a))
+    assert row["difference"] == pytest.approx(100 * (right["b1"].mean() - right["a1"].mean()))
+    assert row["verdict"] == ("cannot tell" if row["p"] >= 0.05 else "better" if only_b > only_a else "worse")
+
+
+def test_groups_of_seeds_are_tested_and_the_test_is_named(command, runs):
+    done = command("compare", "--baseline", "a1", "--group-by", "--csv", "groups.csv")
+    assert done.status == 0, done.err
+    (row,) = pd.read_csv("groups.csv").to_dict("records")
+    assert row["test"] == "paired t"
+    assert row["n"] == 2
+    gain = np.mean(
+        [info(runs / f"b{n}")["metrics"]["test_acc"] - info(runs / f"a{n}")["metrics"]["test_acc"] for n in (1, 2)]
+    )
+    assert row["difference"] == pytest.approx(gain)
+    assert "not compared: 1 runs such as split" in done.out
+
+
+def test_anything_else_in_the_folder_is_skipped_with_one_line(command, runs):
+    (runs / "a1" / "run.json").write_text('{"status": "finis')
+    (runs / "a2" / "run.json").write_text("[1, 2]")
+    newer = info(runs / "b1")
+    (runs / "b1" / "run.json").write_text(json.dumps({**newer, "format": 99}))
+    del newer["metrics"]
+    (runs / "split" / "run.json").write_text(json.dumps(newer))
+    (runs / "notes").mkdir()
+    (runs / "notes" / "text.txt").write_text("hello")
+    done = command("compare")
+    assert done.status == 0, done.err
+    skipped = [line for line in done.out.splitlines() if line.startswith("skipped")]
+    assert len(skipped) == 4
+    assert "newer mnist_exp" in done.out
+    assert done.out.count("\nb2") == 1
+    (runs / "b2" / "results" / "predictions.npz").write_bytes(b"torn")
+    done = command("compare", "--baseline", "b2")
+    assert done.status == 2
+    assert "predictions.npz" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--sort", "vall_acc"], ["vall_acc", "val_acc"]),
+        (["--columns", "name,nothing"], ["nothing", "Columns:"]),
+        (["--filter", "val_acc >"], ["--filter", "Columns:"]),
+        (["--filter", "nothing > 3"], ["nothing", "Columns:"]),
+        (["--group-by", "nothing"], ["nothing", "Columns:"]),
+        (["--baseline", "nobody"], ["nobody", "a1"]),
+        (["--last", "0"], ["--last"]),
+        (["--watch", "-1"], ["--watch"]),
+        (["--filter", "val_acc > 1000"], ["none of the 6 runs matches"]),
+        (["nowhere"], ["nowhere does not exist"]),
+    ],
+)
+def test_mistakes_name_the_way_out(command, runs, arguments, words):
+    done = command("compare", *arguments)
+    assert done.status == 2
+    for word in words:
+        assert word in done.err
+    assert "Traceback" not in done.err
+
+
+def test_no_runs_say_how_to_make_one(command, place):
+    (place / "outputs").mkdir()
+    done = command("compare")
+    assert done.status == 2
+    assert "experiment=fast" in done.err
+
+
+def test_the_python_api_gives_a_data_frame(runs):
+    frame = load_runs(runs)
+    assert len(frame) == 6
+    assert frame.loc[frame["name"] == "b1", "optimizer.lr"].item() == 0.03
+    recipes = frame.set_index("name")["recipe"]
+    assert recipes["a1"] == recipes["a2"] != recipes["b1"]
+    documented = set(re.findall(r"[a-z_0-9]+", load_runs.__doc__ or ""))
+    assert {c for c in frame.columns if "." not in c} - documented <= {"debug", "optimizer", "schedule"}
+
+
+def test_comparing_imports_no_torch(runs):
+    program = "import sys\nfrom mnist_exp.cli.main import dispatch\ndispatch(['compare', '--baseline', 'a1', '--html', 'x.html'])\nassert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_plot_is_a_picture(command, runs):
+    assert command("compare", "--plot", "curves.png").status == 0
+    assert Path("curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_watching_refreshes_until_interrupted(runs, place):
+    words = [sys.executable, "-u", "-m", "mnist_exp", "compare", "--watch", "0.2"]
+    # what a shell starts in the background ignores SIGINT, and so would this process
+    options = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    process = subprocess.Popen(words, cwd=place, stdout=subprocess.PIPE, text=True, **options)
+    assert process.stdout is not None
+    seen = 0
+    for line in process.stdout:
+        seen += line.startswith("6 runs")
+        if seen == 2:
+            process.send_signal(signal.SIGINT)
+            break
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+
+
+def test_the_page_needs_nothing_from_elsewhere(command, runs):
+    assert command("compare", "--html", "page.html").status == 0
+    text = Path("page.html").read_text()
+    assert not re.search(r"<(script|link|img|iframe)[^>]+(src|href)=", text.replace("data:image", ""))
+    assert set(re.findall(r"https?://[\w./]+", text)) <= {"http://www.w3.org/2000/svg"}
+    data = json.loads(re.search(r"const page = (\{.*\});\n", text)[1])
+    assert len(data["runs"]) == 6
+    assert data["scored"] == 4
+    assert data["wall"][0]["said"]
+    matrix = np.array(next(c for c in data["confusions"] if c))
+    assert matrix.sum() == 1000
+
+
+@pytest.fixture
+def browser():
+    if importlib.util.find_spec("playwright") is None:
+        pytest.skip("playwright is not installed: pip install 'mnist_exp[browser]'")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no chromium here (Debian's package chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        yield started
+        started.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])
+def test_the_page_works_in_a_browser(command, runs, place, browser, width, scheme):
+    assert command("compare", "--html", "page.html").status == 0
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on(
+        "request",
+        lambda request: problems.append(request.url) if not request.url.startswith(("file:", "data:")) else None,
+    )
+    page.goto(f"file://{place / 'page.html'}")
+    assert page.locator("#table tbody tr").count() == 6
+    page.get_by_role("button", name="test_acc", exact=True).click()
+    column = page.locator("#table thead th").all_inner_texts().index("test_acc \u25be") + 1
+    shown = page.locator(f"#table tbody td:nth-child({column})").all_inner_texts()
+    values = [float(v) for v in shown if v]
+    assert values == sorted(values, reverse=True)
+    page.locator("#curves .hit").first.dispatch_event("mouseenter")
+    assert page.locator("#hover").inner_text().strip()
+    names = [o.inner_text() for o in page.locator("#left option").all()]
+    page.select_option("#left", label=next(n for n in names if n == "a1"))
+    page.select_option("#right", label="b1")
+    assert "optimizer.lr" in page.locator("#difference").inner_text()
+    assert page.locator("#scatter .spot").count() > 0
+    assert page.locator("#confusion td").count() == 100
+    assert page.locator("#wall img").count() > 5
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "the page scrolls sideways"
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (dark == "rgb(255, 255, 255)") == (scheme == "light")
+    assert problems == []

@@ -1,0 +1,84 @@
+"""Scores against their definitions; devices and precisions."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mnist_exp.data.splits import Split
+from mnist_exp.errors import UserError
+from mnist_exp.parts.augment import Normalize
+from mnist_exp.parts.evaluate import Evaluator, accuracy, nll
+from mnist_exp.parts.models import SmallCNN
+from mnist_exp.parts.trainer import resolve_device, resolve_precision
+from mnist_exp.training.state import epoch_seed
+
+PLAIN = torch.autocast("cpu", torch.bfloat16, enabled=False)
+
+
+@pytest.fixture
+def split() -> Split:
+    draws = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (90, 28, 28), dtype=torch.uint8, generator=draws)
+    return Split(images, torch.arange(90) % 10)
+
+
+def test_tta_is_the_mean_of_the_shifted_probabilities(split):
+    torch.manual_seed(0)
+    model, evaluator = SmallCNN(), Evaluator(Normalize(0.1307, 0.3081), tta_runs=3, bn_update_batch_size=40)
+    probs, labels = evaluator.probabilities(model, split, PLAIN, evaluator.shifts)
+    images = (split.images.float() / 255 - 0.1307)[:, None] / 0.3081
+    with torch.no_grad():
+        model.eval()
+        expected = sum(F.softmax(model(images.roll(shift, (2, 3))), 1) for shift in evaluator.shifts) / 3
+    torch.testing.assert_close(probs, expected)
+    assert torch.equal(labels, split.labels)
+    assert len(set(evaluator.shifts)) == 3
+    assert evaluator.shifts == Evaluator(Normalize(0.1, 0.3), tta_runs=3).shifts
+    assert accuracy(probs, labels) == pytest.approx(100 * float((expected.argmax(1) == labels).double().mean()))
+    assert nll(probs, labels) == pytest.approx(float(F.nll_loss(expected.log(), labels)), rel=1e-5)
+
+
+def test_bn_statistics_are_those_of_the_untransformed_images(split):
+    torch.manual_seed(0)
+    model = SmallCNN()
+    first = model.features[1]
+    evaluator = Evaluator(Normalize(0.1307, 0.3081), bn_update_batch_size=30)
+    for _ in range(3):  # something else before
+        model(torch.randn(8, 1, 28, 28))
+    evaluator.recompute_bn(model, split, PLAIN)
+    images = (split.images.float() / 255 - 0.1307)[:, None] / 0.3081
+    conv = model.features[0]
+    assert isinstance(conv, nn.Conv2d)
+    outputs = [conv(batch) for batch in images.split(30)]
+    expected = torch.stack([o.mean((0, 2, 3)) for o in outputs]).mean(0)
+    torch.testing.assert_close(first.running_mean, expected)
+    assert first.momentum == 0.1
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"), [((9, 0), "bf16"), ((8, 0), "bf16"), ((7, 5), "fp16"), ((6, 1), "fp32")]
+)
+def test_auto_precision_is_what_the_device_has(monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert resolve_precision("auto", torch.device("cuda", 0)) == expected
+    assert resolve_precision("auto", torch.device("cpu")) == "fp32"
+    assert resolve_precision("bf16", torch.device("cpu")) == "bf16"
+
+
+def test_auto_device_is_a_gpu_if_there_is_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device("auto") == torch.device("cuda", 0)
+    assert resolve_device("cuda") == torch.device("cuda", 0)
+    assert resolve_device("cuda:1") == torch.device("cuda", 1)
+    assert resolve_device("cpu") == torch.device("cpu")
+    with pytest.raises(UserError, match=r"cpu, cuda:0, cuda:1"):
+        resolve_device("cuda:2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert resolve_device("auto") == torch.device("cpu")
+
+
+def test_every_epoch_and_stream_has_a_seed_of_its_own():
+    seeds = {epoch_seed(seed, epoch, stream) for seed in range(20) for epoch in range(1, 300) for stream in range(4)}
+    assert len(seeds) == 20 * 299 * 4

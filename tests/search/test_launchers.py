@@ -1,0 +1,87 @@
+"""Searches on several processes and machines: joblib, submitit, SLURM, Ray, PostgreSQL."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import optuna
+import pytest
+import yaml
+from small import BASELINE, TINY, states
+
+
+def has(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def test_two_processes_share_the_trials_and_the_threads(shell, place):
+    done = shell(*TINY, "hydra/launcher=joblib", "hydra.sweeper.n_trials=3")
+    assert done.status == 0, done.err
+    assert states(place) == ["COMPLETE"] * 3
+    config = yaml.safe_load((place / "outputs/sweeps/quick/trial-1/.hydra/config.yaml").read_text())
+    assert config["trainer"]["threads"] == max(1, len(os.sched_getaffinity(0)) // 2)
+
+
+def test_a_dead_worker_does_not_end_the_search(shell, place, monkeypatch):
+    (place / "mine.py").write_text(
+        "import os, pathlib\nfrom mnist_exp.parts.models import SmallCNN\n"
+        "class Net(SmallCNN):\n"
+        "    def forward(self, x):\n"
+        "        flag = pathlib.Path(os.environ['FLAG'])\n"
+        "        if self.training and not flag.exists():\n"
+        "            flag.touch()\n            os._exit(7)\n"
+        "        return super().forward(x)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(place))
+    monkeypatch.setenv("MNIST_EXP_ALLOW", "mine.*")
+    monkeypatch.setenv("FLAG", str(place / "died"))
+    done = shell(*TINY, "model._target_=mine.Net", "hydra/launcher=joblib", "hydra.sweeper.n_trials=3")
+    assert done.status == 0, done.err + done.out
+    assert (place / "died").exists()
+    assert "a worker died" in done.out
+    assert [s for s in states(place) if s != "COMPLETE"] in ([], ["PRUNED"])
+
+
+def has_slurm() -> bool:
+    return shutil.which("sinfo") is not None and subprocess.run(["sinfo"], capture_output=True).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        "submitit_local",
+        pytest.param("submitit_slurm", marks=pytest.mark.skipif(not has_slurm(), reason="no SLURM cluster here")),
+        pytest.param("ray", marks=pytest.mark.skipif(not has("ray"), reason="needs: pip install 'mnist_exp[ray]'")),
+    ],
+)
+def test_a_cluster_runs_the_trials_with_the_threads_it_reserves(shell, place, launcher):
+    done = shell(*TINY, f"hydra/launcher={launcher}", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=2")
+    assert done.status == 0, done.err
+    assert states(place) == ["COMPLETE"] * 2
+    config = yaml.safe_load((place / "outputs/sweeps/quick/trial-1/.hydra/config.yaml").read_text())
+    assert config["trainer"]["threads"] == 1
+
+
+@pytest.mark.slow
+def test_two_sweepers_share_one_study_in_postgresql(place, postgres):
+    arguments = [*TINY, "hydra.sweeper.n_trials=6", f"hydra.sweeper.storage={postgres}"]
+    words = [sys.executable, "-m", "mnist_exp", *arguments]
+    both = [
+        subprocess.Popen(
+            [*words, f"paths.outputs=machine{n}"], cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for n in range(2)
+    ]
+    outputs = [process.communicate(timeout=200) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    study = optuna.load_study(study_name="quick", storage=postgres)
+    found = study.get_trials(deepcopy=False)
+    assert all(t.state.is_finished() for t in found)
+    assert len(found) == 6
+    assert [t.params for t in found].count(BASELINE) == 1
+    assert len({json.dumps(t.params, sort_keys=True) for t in found}) == len(found)
+    assert len({t.user_attrs["owner"] for t in found}) == 2

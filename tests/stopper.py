@@ -1,0 +1,45 @@
+"""Parts of a user's own, for runs that are to end at a certain point, and for looking on."""
+
+import os
+import signal
+from typing import ClassVar
+
+from mnist_exp.parts.evaluate import PLAIN, Evaluator
+from mnist_exp.parts.models import SmallCNN
+
+
+class Logger:
+    """End the process's run when epoch $STOP_IN_EPOCH has been logged; 0: before the first."""
+
+    def start(self, folder, parameters):
+        self.log({}, 0)
+
+    def log(self, metrics, epoch=None):
+        if str(epoch) == os.environ.get("STOP_IN_EPOCH"):
+            raise SystemExit(9)
+
+    def finish(self, status):
+        pass
+
+
+class Net(SmallCNN):
+    """Ctrl-C in training step $INTERRUPT_IN_STEP of this network."""
+
+    steps = 0
+
+    def forward(self, x):
+        if self.training:
+            self.steps += 1
+            if str(self.steps) == os.environ.get("INTERRUPT_IN_STEP"):
+                signal.raise_signal(signal.SIGINT)
+        return super().forward(x)
+
+
+class Spy(Evaluator):
+    """Remember what is scored: (images, shifts)."""
+
+    scored: ClassVar[list] = []
+
+    def probabilities(self, model, split, autocast, shifts=PLAIN):
+        self.scored.append((len(split), tuple(shifts)))
+        return super().probabilities(model, split, autocast, shifts)

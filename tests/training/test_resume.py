@@ -1,0 +1,179 @@
+"""Runs that were cut off, and go on as if they had not been."""
+
+import json
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import SLOW, SMALL, assert_same_result, info, only_run, rows, start, wait_for_epochs
+
+
+def test_killed_and_interrupted_runs_end_as_the_uninterrupted_one(place, shell):
+    whole = start(place, "train", *SLOW, "hydra.run.dir=whole")
+    killed = start(place, "train", *SLOW, "hydra.run.dir=killed")
+    wait_for_epochs(place / "killed", 2)
+    time.sleep(0.2)
+    killed.kill()
+    killed.wait()
+    assert info(place / "killed")["status"] == "running"
+    assert shell("train", f"resume={place / 'killed'}").status == 0
+
+    stopped = start(place, "train", *SLOW, "hydra.run.dir=stopped")
+    for epochs, number in ((1, signal.SIGINT), (3, signal.SIGTERM)):
+        wait_for_epochs(place / "stopped", epochs)
+        time.sleep(0.3)
+        stopped.send_signal(number)
+        assert stopped.wait(60) == 130
+        about = info(place / "stopped")
+        assert about["status"] == "interrupted"
+        state = torch.load(place / "stopped" / "checkpoints" / "last.pth", weights_only=True)
+        assert state["step"] > 0, "stopped at the end of an epoch, not in the middle"
+        assert state["epoch"] == epochs + 1
+        stopped = start(place, "train", "resume=stopped")
+    assert stopped.wait(120) == 0, stopped.stderr.read()
+    assert whole.wait(120) == 0
+    assert_same_result(place / "whole", place / "killed")
+    assert_same_result(place / "whole", place / "stopped")
+    assert info(place / "stopped")["resumed"] == 2
+    assert list(place.glob("outputs/runs/*")) == []
+
+
+@pytest.fixture
+def interrupted(command, monkeypatch) -> Path:
+    """A run of four epochs that was ended after its third, beside one that was not."""
+    arguments = [*SMALL, "schedule.initial_epochs=3", "+logger.stop._target_=stopper.Logger"]
+    monkeypatch.setenv("MNIST_EXP_ALLOW", "stopper.*")
+    assert command(*arguments, "hydra.run.dir=whole").status == 0
+    with monkeypatch.context() as patch:
+        patch.setenv("STOP_IN_EPOCH", "3")
+        assert command(*arguments, "hydra.run.dir=cut").status == 9
+    return Path("cut")
+
+
+@pytest.mark.parametrize("damage", ["torn", "foreign", "gone"])
+def test_a_bad_checkpoint_falls_back_to_the_one_before(command, interrupted, damage):
+    last = interrupted / "checkpoints" / "last.pth"
+    if damage == "torn":
+        last.write_bytes(last.read_bytes()[:1000])
+    elif damage == "foreign":
+        torch.save({"weights": torch.ones(3)}, last)
+    else:
+        last.unlink()
+    done = command("train", f"resume={interrupted}")
+    assert done.status == 0, done.err
+    if damage != "gone":
+        assert "last.pth" in done.out
+        assert "going on from previous.pth (epoch 3)" in done.out
+    assert_same_result(Path("whole"), interrupted)
+
+
+def test_two_bad_checkpoints_start_over_saying_so(command, interrupted):
+    for name in ("last.pth", "previous.pth"):
+        (interrupted / "checkpoints" / name).write_bytes(b"nonsense")
+    done = command("train", f"resume={interrupted}")
+    assert done.status == 0
+    assert "starting from the first epoch" in done.out
+    assert_same_result(Path("whole"), interrupted)
+
+
+def test_a_resumed_run_keeps_its_own_config(command, interrupted):
+    done = command("train", f"resume={interrupted}", "optimizer.lr=0.5")
+    assert done.status == 2
+    assert "optimizer.lr cannot change" in done.err
+    assert info(interrupted)["status"] == "interrupted"
+    assert command("train", f"resume={interrupted}", "tags=[again]").status == 0
+
+
+def test_a_finished_run_is_trained_further_in_a_new_one_from_resume_lr(command, place):
+    assert command(*SMALL, "hydra.run.dir=first").status == 0
+    before = (place / "first" / "run.json").read_text()
+    done = command("train", "resume=first")
+    assert done.status == 2
+    assert "schedule.extra_epochs" in done.err
+    done = command("train", "resume=first", "schedule.extra_epochs=3", "schedule.resume_lr=1e-4")
+    assert done.status == 0, done.err
+    assert (place / "first" / "run.json").read_text() == before
+    run = only_run(place)
+    assert info(run)["warm_start"] == str(place / "first")
+    assert float(rows(run)[0]["lr"]) == pytest.approx(1e-4)
+    assert len(rows(run)) == 3
+    first, second = float(rows(place / "first")[-1]["train_loss"]), float(rows(run)[0]["train_loss"])
+    assert second < first + 0.1  # it did not start from random weights
+    assert float(rows(place / "first")[0]["train_loss"]) > second
+
+
+def test_an_interrupted_warm_restart_goes_on_as_one(command, place, monkeypatch):
+    monkeypatch.setenv("MNIST_EXP_ALLOW", "stopper.*")
+    assert command(*SMALL, "hydra.run.dir=first", "+logger.stop._target_=stopper.Logger").status == 0
+    again = ["train", "resume=first", "schedule.extra_epochs=4", "schedule.resume_lr=1e-3"]
+    assert command(*again, "hydra.run.dir=whole").status == 0
+    for name, epoch in (("early", "0"), ("late", "2")):
+        with monkeypatch.context() as patch:
+            patch.setenv("STOP_IN_EPOCH", epoch)
+            assert command(*again, f"hydra.run.dir={name}").status == 9
+        assert command("train", f"resume={name}").status == 0
+        assert_same_result(place / "whole", place / name)
+
+
+def test_a_warm_restart_goes_on_without_the_run_it_came_from(command, place, monkeypatch):
+    monkeypatch.setenv("MNIST_EXP_ALLOW", "stopper.*")
+    monkeypatch.setenv("STOP_IN_EPOCH", "3")
+    assert command(*SMALL, "hydra.run.dir=first", "+logger.stop._target_=stopper.Logger").status == 0
+    assert command("train", "resume=first", "schedule.extra_epochs=4", "hydra.run.dir=further").status == 9
+    shutil.rmtree(place / "first")
+    monkeypatch.delenv("STOP_IN_EPOCH")
+    assert command("train", "resume=further").status == 0
+    assert len(rows(place / "further")) == 4
+
+
+def test_a_run_killed_between_its_checkpoint_and_run_json_tells_all_epochs(command, interrupted):
+    about = info(interrupted)
+    (interrupted / "run.json").write_text(json.dumps({**about, "epoch": 2, "metrics": {}, "best_epoch": None}))
+    assert command("train", f"resume={interrupted}", "evaluate.test=false").status == 2
+    assert command("train", f"resume={interrupted}").status == 0
+    assert_same_result(Path("whole"), interrupted)
+    assert info(interrupted)["epoch"] == 4
+
+
+def test_a_signal_in_the_last_step_of_an_epoch_can_be_resumed(command, place, monkeypatch):
+    monkeypatch.setenv("MNIST_EXP_ALLOW", "stopper.*")
+    arguments = [*SMALL, "model._target_=stopper.Net"]
+    assert command(*arguments, "hydra.run.dir=whole").status == 0
+    with monkeypatch.context() as patch:
+        patch.setenv("INTERRUPT_IN_STEP", "2")  # the last of the first epoch
+        assert command(*arguments, "hydra.run.dir=cut").status == 130
+    assert command("train", "resume=cut").status == 0
+    assert_same_result(place / "whole", place / "cut")
+
+
+def test_what_may_change_on_resuming_does(command, interrupted):
+    arguments = ["logger=none", "tags=[again]", "trainer.max_steps=7"]
+    done = command("train", f"resume={interrupted}", *arguments)
+    assert done.status == 0, done.err
+    assert len(rows(interrupted)) == 4
+    assert torch.load(interrupted / "checkpoints" / "last.pth", weights_only=True)["total_steps"] == 7
+
+
+def test_a_checkpoint_of_another_model_is_not_taken(command, interrupted, place):
+    assert command(*SMALL, "model.channels=[4,8,8]", "hydra.run.dir=other").status == 0
+    (place / "other" / "checkpoints" / "last.pth").replace(interrupted / "checkpoints" / "last.pth")
+    done = command("train", f"resume={interrupted}")
+    assert done.status == 0, done.err
+    assert "another model" in done.out
+    assert_same_result(Path("whole"), interrupted)
+
+
+def test_a_run_is_written_by_one_process_at_a_time(command, shell, interrupted, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    from mnist_exp.runs.folder import RunFolder
+
+    run = RunFolder.open(interrupted)
+    run.lock()
+    done = shell("train", f"resume={interrupted}")
+    assert done.status == 2
+    assert "being written by another process" in done.err
+    run.unlock()
+    assert command("train", f"resume={interrupted}").status == 0
