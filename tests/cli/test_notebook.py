@@ -1,0 +1,49 @@
+"""The names for notebooks: the same as the command line, returning what a notebook goes on with."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import SMALL, info, only_run
+
+import mnist_exp
+from mnist_exp.errors import RunFailed, UserError
+
+
+def test_a_run_can_be_composed_trained_and_loaded(place):
+    assert mnist_exp.compose(*SMALL, "seed=5").data.train_limit == 128
+    run = mnist_exp.train(*SMALL, "seed=5")
+    assert run.path == only_run(place)
+    assert run.finished
+    assert run.info == info(run.path)
+    assert [row["epoch"] for row in run.history()] == [1, 2]
+    runs = mnist_exp.load_runs("outputs")
+    assert runs["test_acc"].tolist() == [run.info["metrics"]["test_acc"]]
+    again = mnist_exp.train(f"resume={run.path}", "schedule.extra_epochs=1")
+    assert again.path != run.path
+
+
+def test_mistakes_and_failures_are_raised(place):
+    with pytest.raises(UserError, match=r"optimizer\.lr is 'fast'"):
+        mnist_exp.train(*SMALL, "optimizer.lr=fast")
+    with pytest.raises(UserError, match="several"):
+        mnist_exp.train("--multirun", "seed=1,2")
+    with pytest.raises(RunFailed, match="not finite"):
+        mnist_exp.train(*SMALL, "optimizer=sgd", "optimizer.lr=1e30")
+    with pytest.raises(AttributeError, match="nothing"):
+        mnist_exp.nothing  # noqa: B018
+
+
+def test_names_are_lazy(place):
+    program = """
+import sys, mnist_exp
+assert len([m for m in sys.modules if m.startswith("mnist_exp")]) == 1
+from mnist_exp import load_runs
+from mnist_exp.compare import load_runs as same
+assert load_runs is same
+mnist_exp.compose("data=sample")
+assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=Path.cwd())
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,84 @@
+"""Run folders and studies that the package wrote before it had wings, when its components had other names.
+
+The archive was written by that version (commit 864d52c): two finished runs, one interrupted in the middle of an epoch, a
+search of three trials interrupted in its second, an experiment=best; pictures, logs and spare checkpoints are left out.
+``continued.json`` has the metrics that the same version got when it went on.
+"""
+
+import json
+import tarfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from helpers import info, rows
+
+TINY = [
+    *("model.channels=[2,3,4]", "data.train_limit=32", "data.batch_size=16", "data.test_size=20", "data.val_size=20"),
+]
+SEARCH = [
+    *("--multirun", "hparams_search=quick", *TINY, "schedule.initial_epochs=2", "schedule.extra_epochs=0"),
+    *("pruner=none", "paths.outputs=.", "hydra.sweeper.n_trials=3"),
+]
+
+
+@pytest.fixture
+def older(place) -> dict:
+    with tarfile.open(Path(__file__).with_name("written_before_the_wings.tar.xz")) as archive:
+        archive.extractall(place, filter="data")
+    return json.loads((place / "continued.json").read_text())
+
+
+def assert_as_continued(older: dict, run: str) -> None:
+    metrics = info(Path(run))["metrics"]
+    losses = [key for key in older[run] if "loss" in key]  # accuracies of 20 images may turn on the last bit
+    assert losses
+    assert {k: metrics[k] for k in losses} == pytest.approx({k: older[run][k] for k in losses}, rel=1e-4)
+    assert set(older[run]) <= set(metrics)
+
+
+def test_compare_reads_them_and_knows_repetitions_of_today(command, older):
+    done = command("compare")
+    assert done.status == 2  # there is no folder outputs here
+    assert command("train", "debug=tiny", *TINY, "seed=3", "hydra.run.dir=runs/today", "tags=[new]").status == 0
+    done = command("compare", "runs", "sweeps", "--group-by", "--csv", "groups.csv")
+    assert done.status == 0, done.err
+    assert done.out.startswith("6 runs: 4 finished, 2 interrupted")
+    assert "1,2,3" in pd.read_csv("groups.csv")["seeds"].tolist()
+    done = command("compare", "runs", "--baseline", "finished-1", "--csv", "against.csv")
+    assert set(pd.read_csv("against.csv")["name"]) == {"finished-2", "today"}
+
+
+def test_an_interrupted_run_goes_on_as_it_would_have(command, older):
+    done = command("train", "resume=runs/interrupted")
+    assert done.status == 0, done.err
+    assert "resuming in epoch 2" in done.out
+    assert len(rows(Path("runs/interrupted"))) == 4
+    assert_as_continued(older, "runs/interrupted")
+
+
+def test_a_finished_run_is_trained_further(command, older):
+    done = command("train", "resume=runs/finished-1", "schedule.extra_epochs=1", "hydra.run.dir=runs/further")
+    assert done.status == 0, done.err
+    assert_as_continued(older, "runs/further")
+
+
+def test_a_search_is_finished_by_repeating_its_command(command, older):
+    before = info(Path("sweeps/quick/trial-0"))
+    done = command(*SEARCH)
+    assert done.status == 0, done.err
+    assert_as_continued(older, "sweeps/quick/trial-1")
+    assert info(Path("sweeps/quick/trial-1"))["resumed"] == 1
+    assert info(Path("sweeps/quick/trial-0")) == before
+    assert "quick: 3 trials" in command("compare", "sweeps/quick").out
+    assert command("--config-dir", "sweeps/quick/conf", "experiment=best", "hydra.run.dir=best").status == 0
+    done = command(*SEARCH, "optimizer.momentum=0.5")
+    assert done.status == 2
+    assert "another search settings" in done.err
+
+
+def test_a_best_experiment_can_be_trained(command, older):
+    done = command("train", "--config-dir", "conf", "experiment=best", "hydra.run.dir=best")
+    assert done.status == 0, done.err
+    assert info(Path("best"))["metrics"]["val_loss"] > 0
+    assert "mnist_exp.parts.models.SmallCNN" in Path("best/.hydra/config.yaml").read_text()
