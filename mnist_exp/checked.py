@@ -31,12 +31,15 @@ def checked(target: Target) -> Target:
     No value is converted, but for whole numbers where any number may stand.
     """
     function = target.__init__ if inspect.isclass(target) else target
-    validated = validate_call(config=STRICT)(function)
+
+    @functools.cache  # not before it is needed: a run builds only some of all parts
+    def validated() -> Callable[..., Any]:
+        return validate_call(config=STRICT)(function)
 
     @functools.wraps(function)
     def call(*arguments: Any, **options: Any) -> Any:
         try:
-            return validated(*arguments, **options)
+            return validated()(*arguments, **options)
         except ValidationError as error:
             raise _wrong_value(error, target, function, options) from error
 

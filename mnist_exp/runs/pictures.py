@@ -96,19 +96,22 @@ def plot_confusion(predicted: np.ndarray, labels: np.ndarray, classes: int, path
 def plot_mistakes(
     images: np.ndarray, predicted: np.ndarray, labels: np.ndarray, confidence: np.ndarray, path: Path, title: str
 ) -> None:
-    """Draw up to 25 mistakes, the most confident first; ``images`` are [N, 28, 28], the others [N]."""
+    """Draw up to 25 mistakes, the most confident first; ``images`` are uint8 [N, 28, 28], the others [N]."""
     wrong = np.flatnonzero(predicted != labels)
     wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:25]
-    columns, rows = 5, max(1, -(-len(wrong) // 5))
+    # one picture of them all: axes of its own for each digit would take a second
+    columns, rows, width, height = 5, max(1, -(-len(wrong) // 5)), 34, 40
+    wall = np.zeros((rows * height, columns * width), images.dtype)
     figure = _figure(7.5, 1.75 * rows + 0.6)
-    figure.suptitle(title if len(wrong) else f"{title}: none")
-    for axes, number in zip(figure.subplots(rows, columns, squeeze=False).flat, range(rows * columns), strict=True):
-        axes.axis("off")
-        if number < len(wrong):
-            index = wrong[number]
-            axes.imshow(images[index], cmap="gray_r")
-            text = f"#{index}: {labels[index]}, said {predicted[index]} ({100 * confidence[index]:.0f} %)"
-            axes.set_title(text, fontsize=7)
+    axes = figure.subplots()
+    for place, index in enumerate(wrong):
+        top, left = place // columns * height + 10, place % columns * width + 3
+        wall[top : top + 28, left : left + 28] = images[index]
+        text = f"#{index}: {labels[index]}, said {predicted[index]} ({100 * confidence[index]:.0f} %)"
+        axes.text(left + 14, top - 3, text, fontsize=7, ha="center", va="bottom")
+    axes.imshow(wall, cmap="gray_r", vmin=0, vmax=255)
+    axes.set_title(title if len(wrong) else f"{title}: none")
+    axes.axis("off")
     figure.savefig(path, dpi=120)
 
 
