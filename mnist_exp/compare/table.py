@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_exp.errors import UserError
-from mnist_exp.runs.folder import RunFolder
+from mnist_exp.runs.folder import RunFolder, is_run
 from mnist_exp.statistics import wilson
 
 if TYPE_CHECKING:
@@ -83,8 +83,8 @@ def _find(folders: Sequence[str | Path]) -> Iterator[Path]:
     for folder in folders:
         if not Path(folder).exists():
             raise UserError(f"{folder} does not exist; name a folder of runs, such as outputs/runs")
-        for place, names, files in os.walk(folder):
-            if "run.json" in files:
+        for place, names, _ in os.walk(folder):
+            if is_run(Path(place)):
                 yield Path(place)
                 names.clear()
             names.sort()

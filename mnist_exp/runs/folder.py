@@ -56,7 +56,7 @@ class RunFolder:
     def open(cls, path: Path) -> RunFolder:
         """Open an existing run. Raises UserError naming what is missing or torn."""
         file = path / "run.json"
-        if not file.exists():
+        if not is_run(path):
             raise UserError(f"{path} is not a run folder: it has no run.json")
         try:
             info = json.loads(file.read_text())
@@ -136,7 +136,7 @@ class RunFolder:
                 return "null"
             node = node.get(part) if isinstance(node, dict) else None
         if isinstance(node, dict) or (node is None and "." not in key):
-            hydra = read_yaml(self.path / ".hydra" / "hydra.yaml")
+            hydra = read_yaml(self.hydra_settings)
             try:
                 node = hydra["hydra"]["runtime"]["choices"].get(key)
             except (KeyError, TypeError):
@@ -163,6 +163,10 @@ class RunFolder:
     @property
     def hydra_config(self) -> Path:
         return self.path / ".hydra" / "config.yaml"
+
+    @property
+    def hydra_settings(self) -> Path:
+        return self.path / ".hydra" / "hydra.yaml"
 
     @property
     def hydra_overrides(self) -> Path:
@@ -217,6 +221,11 @@ def run_lock(path: Path) -> Iterator[None]:
         lock.release()
 
 
+def is_run(path: Path) -> bool:
+    """Whether ``path`` holds a run."""
+    return (path / "run.json").exists()
+
+
 def is_locked(path: Path) -> bool:
     """Whether some process is writing the run in ``path``."""
     from filelock import FileLock, Timeout
@@ -232,7 +241,7 @@ def is_locked(path: Path) -> bool:
 
 def refuse_existing(path: Path) -> None:
     """Raise UserError if ``path`` holds a run already."""
-    if (path / "run.json").exists():
+    if is_run(path):
         raise UserError(
             f"{path} already holds a run. Go on with it: `resume={path}`; "
             "or start another: leave hydra.run.dir out, or name a new folder"

@@ -37,6 +37,8 @@ class FileLocks:
 
     @contextlib.contextmanager
     def present(self, sweeper: str) -> Iterator[None]:
+        for left in self.folder.glob(".sweeper-*.lock"):
+            _held(left)  # those of killed sweepers go
         path = self._path(sweeper)
         with FileLock(path):
             try:
@@ -45,18 +47,22 @@ class FileLocks:
                 path.unlink(missing_ok=True)
 
     def at_work(self, sweeper: str) -> bool:
-        path = self._path(sweeper)
-        if not path.exists():
-            return False
-        try:
-            with FileLock(path, timeout=0):
-                path.unlink(missing_ok=True)  # names are never used again
-                return False
-        except Timeout:
-            return True
+        return _held(self._path(sweeper))
 
     def _path(self, sweeper: str) -> Path:
         return self.folder / f".sweeper-{''.join(c for c in sweeper if c.isalnum())}.lock"
+
+
+def _held(path: Path) -> bool:
+    """Whether a sweeper holds its lock; one that is not held is deleted, as its name is never used again."""
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path, timeout=0):
+            path.unlink(missing_ok=True)
+            return False
+    except Timeout:
+        return True
 
 
 class PostgresLocks:
@@ -68,8 +74,10 @@ class PostgresLocks:
     def __init__(self, url: str, study: str):
         import sqlalchemy
 
+        # psycopg's names for not losing a connection that says nothing while trials run
         alive = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
-        self.engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, connect_args=alive)
+        options = alive if "psycopg" in sqlalchemy.make_url(url).get_driver_name() else {}
+        self.engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, connect_args=options)
         self.study = study
 
     @contextlib.contextmanager

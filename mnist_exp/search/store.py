@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from mnist_exp.config import recipe
 from mnist_exp.console import without_password
 from mnist_exp.errors import UserError
+from mnist_exp.runs.folder import RunFolder, is_run
 from mnist_exp.search.locks import FileLocks, Locks, PostgresLocks
 from mnist_exp.search.space import Space, build_sampler
 
@@ -94,7 +95,8 @@ def load_study(folder: Path) -> optuna.Study:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     name, storage = None, None
-    for file in sorted(folder.glob("trial-*/.hydra/hydra.yaml"))[:1]:
+    settings = (RunFolder(trial, {}).hydra_settings for trial in sorted(folder.glob("trial-*")))
+    for file in [path for path in settings if path.exists()][:1]:
         sweeper = OmegaConf.load(file).hydra.sweeper
         name, storage = sweeper.study_name, sweeper.storage
     if storage is None and not (folder / "study.db").exists():
@@ -133,7 +135,7 @@ def best_trial(study: optuna.Study) -> Any:
 def _claim(folder: Path, study: str) -> None:
     """Refuse a folder with trials of another study: their results would be taken for this one's."""
     mark = folder / ".study"
-    if any(folder.glob("trial-*/run.json")) and not (mark.exists() and mark.read_text() == study):
+    if any(map(is_run, folder.glob("trial-*"))) and not (mark.exists() and mark.read_text() == study):
         raise UserError(
             f"{folder} holds trials of another study, or of one that is gone. "
             "Type hydra.sweeper.study_name=NEW_NAME, or move that folder away"

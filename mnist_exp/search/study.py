@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_exp.console import clock
 from mnist_exp.errors import UserError
-from mnist_exp.runs.folder import RunFolder, is_locked
+from mnist_exp.runs.folder import RunFolder, is_locked, is_run
 from mnist_exp.search.locks import Locks
 from mnist_exp.search.space import build_sampler
 from mnist_exp.search.store import Search, best_trial
@@ -152,7 +152,7 @@ class Study:
                 for key, value in (("owner", self.me), ("attempts", attempts), ("progress", progress)):
                     trial.set_user_attr(key, value)
                 params = self.search.space.draw(trial, self.search.config)
-                begun = (self.folder(number) / "run.json").exists()
+                begun = is_run(self.folder(number))
                 return None if not begun and self._close_duplicate(trial, params) else (number, params)
         self.tell(number, {"status": "failed", "error": f"its worker died {_ATTEMPTS} times"})
         return None

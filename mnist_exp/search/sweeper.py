@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from mnist_exp.config.build import build
 from mnist_exp.console import without_password
 from mnist_exp.errors import RunFailed, UserError, require
-from mnist_exp.runs.folder import VAL_METRICS
+from mnist_exp.runs.folder import VAL_METRICS, is_run
 from mnist_exp.search.report import report_study
 from mnist_exp.search.space import read_space
 from mnist_exp.search.store import Search, best_trial, open_study
@@ -138,7 +138,7 @@ class StudySweeper(Sweeper):
         try:
             jobs = self.launcher.launch(overrides, initial_job_idx=self.job_number)
         except Exception as error:  # a dying worker takes the whole batch down: what is on disk decides
-            began = any(self._began(number) for number, _ in batch)
+            began = any(is_run(self.study.folder(number)) for number, _ in batch)
             if not began and self._fail_what_cannot_be_composed(batch):
                 return
             if not began and not self.study.done_here:
@@ -148,14 +148,11 @@ class StudySweeper(Sweeper):
             jobs = []
         self.job_number += len(batch)
         for (number, _), job in zip(batch, jobs, strict=False):
-            if job.status is JobStatus.FAILED and not self._began(number):
+            if job.status is JobStatus.FAILED and not is_run(self.study.folder(number)):
                 try:
                     job.return_value  # noqa: B018
                 except Exception as error:  # that is how Hydra returns it
                     log.warning("trial %d could not begin: %s", number, error)
-
-    def _began(self, number: int) -> bool:
-        return (self.study.folder(number) / "run.json").exists()
 
     def _fail_what_cannot_be_composed(self, batch: list[Point]) -> bool:
         """Settle the trials whose values do not go together in any config; return whether there were any."""

@@ -12,7 +12,7 @@ from mnist_exp.config import recipe
 from mnist_exp.config.build import build
 from mnist_exp.config.job import Job
 from mnist_exp.errors import RunFailed, TrialPruned, UserError
-from mnist_exp.runs.folder import RunFolder, run_lock
+from mnist_exp.runs.folder import RunFolder, is_run, run_lock
 from mnist_exp.runs.record import write_failure
 from mnist_exp.search.store import storage_url
 from mnist_exp.training import experiment
@@ -27,7 +27,7 @@ def run_trial(job: Job) -> RunFolder:
     """
     job.folder.mkdir(parents=True, exist_ok=True)
     with run_lock(job.folder):  # a queue may start a trial twice
-        begun = RunFolder.open(job.folder) if (job.folder / "run.json").exists() else None
+        begun = RunFolder.open(job.folder) if is_run(job.folder) else None
         if begun is not None:
             if recipe.overrides(begun.info["overrides"]) != recipe.overrides(job.overrides):
                 raise UserError(f"{job.folder} holds a trial of another search; name a new study, or move it away")
@@ -37,7 +37,7 @@ def run_trial(job: Job) -> RunFolder:
             run = experiment.run(job, begun, _link(job))
         except Exception as error:
             log.error("%s", traceback.format_exc())
-            if not (job.folder / "run.json").exists():
+            if not is_run(job.folder):
                 write_failure(job, error)
             raise
         value = run.info["metrics"].get(job.wanted)
