@@ -86,7 +86,9 @@ def _wrong_value(
         return WrongValue(name, repr(first["input"]), f"left out: {target.__name__} takes {known}")
     parameters = list(inspect.signature(function).parameters)
     name = parameters[int(name)] if name.isdigit() else name
-    hint = typing.get_type_hints(function, include_extras=True)[name]
+    hints = typing.get_type_hints(function, include_extras=True)
+    rest = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.VAR_KEYWORD]
+    hint = hints[name if name in hints else rest[0]]
     if first["type"] == "missing_argument":
         return WrongValue(name, "missing", allowed(hint))
     found = options.get(name, first["input"])

@@ -18,6 +18,9 @@ class WrongValue(UserError):
         self.found = found
         self.allowed = allowed
 
+    def __reduce__(self) -> tuple[type[WrongValue], tuple[str, Any, str]]:
+        return WrongValue, (self.name, self.found, self.allowed)  # for errors that come from worker processes
+
     def below(self, key: str) -> WrongValue:
         """Return the same for a component that stands at config key ``key``; it does not know where it stands."""
         return WrongValue(f"{key}.{self.name}", self.found, self.allowed)

@@ -1,5 +1,6 @@
 """Arguments against their annotations: what is refused, and in which words."""
 
+import pickle
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -49,6 +50,22 @@ def test_a_wrong_argument_is_one_sentence(options, message):
         Part(**options)
     assert str(caught.value) == message
     assert str(caught.value.below("model")) == f"model.{message}"
+
+
+def test_a_wrong_argument_of_any_name_is_named():
+    @checked
+    def names(**ages: int) -> None:
+        pass
+
+    with pytest.raises(WrongValue, match="anna is 'x'; it must be a whole number"):
+        names(bert=3, anna="x")
+
+
+def test_errors_come_back_whole_from_other_processes():
+    with pytest.raises(WrongValue) as caught:
+        Part(2)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (str(again), again.name) == (str(caught.value), "share")
 
 
 def test_a_wrong_positional_argument_is_named_too():

@@ -58,8 +58,8 @@ def compare(arguments: list[str]) -> None:
     if options.watch is not None:
         _watch(options, screen, tell)
     runs = _chosen(options, tell)
-    screen.print(_overview(runs, options))
     title, answer = _answer(runs, options, tell)
+    screen.print(_overview(runs, options))
     if answer is not None:
         from mnist_exp.console import table
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +25,18 @@ def train(*overrides: str) -> RunFolder:
     """
     if "--multirun" in overrides or "-m" in overrides:
         raise UserError("train() is one run; several are python -m mnist_exp --multirun ...")
-    runs = train_command(list(overrides))
+    with _loggers_and_environment_kept():
+        runs = train_command(list(overrides), f"train({', '.join(map(repr, overrides))})")
     if not runs:
         raise UserError(f"nothing was run: {' '.join(overrides)} only prints something")
     return runs[0]
 
 
-def train_command(arguments: list[str]) -> list[RunFolder]:
-    """Compose the config and run it, or a sweep of it; return the folders of what was run in this process."""
+def train_command(arguments: list[str], command: str | None = None) -> list[RunFolder]:
+    """Compose the config and run it, or a sweep of it; return the folders of what was run in this process.
+
+    ``command``: how it was said, if not on the command line of this process.
+    """
     import hydra
     from hydra.core.plugins import Plugins
 
@@ -43,11 +49,11 @@ def train_command(arguments: list[str]) -> list[RunFolder]:
     Plugins.instance().register(StudySweeper)
     runs: list[RunFolder] = []
     failures: list[Exception] = []
-    task = _task(runs, failures)
+    task = _task(runs, failures, command)
     entry = hydra.main(config_path=config_folder(), config_name="train", execution_whitelist=execution_whitelist())(
         task
     )
-    command, sys.argv = sys.argv, [sys.argv[0], *_resuming(arguments)]
+    before, sys.argv = sys.argv, [sys.argv[0], *_resuming(arguments)]
     try:
         entry()
     except ValueError as error:
@@ -58,13 +64,29 @@ def train_command(arguments: list[str]) -> list[RunFolder]:
             f"{nulls}: this group cannot be null here; name one of its choices, as in pruner=none"
         ) from error
     finally:
-        sys.argv = command
+        sys.argv = before
     for failure in failures:
         raise failure
     return runs
 
 
-def _task(runs: list[RunFolder], failures: list[Exception]) -> Callable[[DictConfig], Any]:
+@contextlib.contextmanager
+def _loggers_and_environment_kept() -> Iterator[None]:
+    """Give a notebook back what Hydra changes in its process."""
+    root = logging.getLogger()
+    handlers, level, environment = root.handlers[:], root.level, dict(os.environ)
+    try:
+        yield
+    finally:
+        for handler in set(root.handlers) - set(handlers):
+            handler.close()
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        os.environ.clear()
+        os.environ.update(environment)
+
+
+def _task(runs: list[RunFolder], failures: list[Exception], command: str | None) -> Callable[[DictConfig], Any]:
     """Return the function that Hydra calls, here or in a worker, with each composed config."""
 
     def task(config: DictConfig) -> Any:
@@ -74,7 +96,7 @@ def _task(runs: list[RunFolder], failures: list[Exception]) -> Callable[[DictCon
 
         multirun = HydraConfig.get().mode is RunMode.MULTIRUN
         try:
-            run = _run(config, multirun)
+            run = _run(config, multirun, command)
         except Exception as error:
             folder = Path(HydraConfig.get().runtime.output_dir)
             if not any(folder.iterdir()):
@@ -89,10 +111,10 @@ def _task(runs: list[RunFolder], failures: list[Exception]) -> Callable[[DictCon
     return task
 
 
-def _run(config: DictConfig, multirun: bool) -> RunFolder:
+def _run(config: DictConfig, multirun: bool, command: str | None) -> RunFolder:
     from mnist_exp.config.job import Job
 
-    job = Job.from_hydra(config)
+    job = Job.from_hydra(config, command)
     if job.wanted is None:
         from mnist_exp.training import experiment
 

@@ -56,17 +56,20 @@ class Job:
     clock: float = dataclasses.field(default_factory=time.monotonic)
 
     @classmethod
-    def from_hydra(cls, config: DictConfig) -> Job:
-        """Return what Hydra was asked for, inside the function that it calls with ``config``."""
+    def from_hydra(cls, config: DictConfig, command: str | None = None) -> Job:
+        """Return what Hydra was asked for, inside the function that it calls with ``config``.
+
+        ``command``: how it was said, if not on the command line of this process.
+        """
         hydra: Any = HydraConfig.get()
-        command = without_password(shlex.join([Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]]))
+        command = command or shlex.join([Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]])
         wanted = None
         if config.search is not None:  # a trial may run in a worker, whose own command line says nothing
             command = f"trial {config.search.trial} of the search {hydra.sweeper.study_name}"
             wanted = config.optimized_metric
         resume = None if config.resume is None else Path(config.resume).expanduser().absolute()
         folder, overrides = Path(hydra.runtime.output_dir), list(hydra.overrides.task)
-        return cls(_modern(config), folder, overrides, command, hydra, resume, wanted)
+        return cls(_modern(config), folder, overrides, without_password(command), hydra, resume, wanted)
 
     def check(self) -> None:
         """Raise UserError for what no component would notice."""
@@ -110,7 +113,7 @@ class Job:
 @checked
 def _keys_of_no_group(
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)],
-    tags: list[Any],
+    tags: Annotated[list[Any], Field(description="such as [baseline]")],
     save_prefix: Annotated[str, Field(pattern=r"^[\w.-]+$", description="letters, digits, '_', '-' and '.'")],
 ) -> None:
     """Check the keys of train.yaml itself."""

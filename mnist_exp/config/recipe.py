@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 # keys, with all below them, that say where and as what a run is computed; every other key is what it computes
@@ -47,7 +47,9 @@ def digest(config: Mapping[str, Any], warm_start: Any = None) -> str:
 
     ``warm_start``: the run whose weights it began with.
     """
-    text = json.dumps([values(config), warm_start and str(warm_start)], sort_keys=True, default=str)
+    whole = _follow(config, config)
+    parts = [values(config), sorted(_applied_in_turn(whole)), warm_start and str(warm_start)]
+    text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()[:8]
 
 
@@ -56,12 +58,8 @@ def values(config: Mapping[str, Any]) -> dict[str, Any]:
 
     References between keys are followed, but for those to a place or to the seed, which differ between repetitions.
     """
-    found = {}
-    for key, value in flatten(_follow(config, config)).items():
-        if not below(key, (*PLACES, "seed")):
-            whole = isinstance(value, float) and value.is_integer()
-            found[key] = int(value) if whole else modern(value) if key.endswith("_target_") else value
-    return found
+    found = flatten(modernised(_follow(config, config)))
+    return {key: _plain(value) for key, value in found.items() if not below(key, (*PLACES, "seed"))}
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -88,6 +86,23 @@ def modernised(tree: Any) -> Any:
     return [modernised(value) for value in tree] if isinstance(tree, list) else tree
 
 
+def _plain(value: Any) -> Any:
+    """Return whole numbers as such, however they are written."""
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _applied_in_turn(tree: Any, prefix: str = "") -> Iterator[tuple[str, list[str]]]:
+    """Yield the components whose parts are components too, and these in their order: transforms go one after another."""
+    if isinstance(tree, Mapping):
+        inner = [key for key, child in tree.items() if isinstance(child, Mapping) and "_target_" in child]
+        if "_target_" in tree and len(inner) > 1:
+            yield prefix, inner
+        for key, child in tree.items():
+            yield from _applied_in_turn(child, f"{prefix}{key}.")
+
+
 def _current(override: str) -> str:
     key, equals, value = override.partition("=")
     return f"{key}={modern(value)}" if equals and key.endswith("_target_") else override
@@ -112,4 +127,4 @@ def _follow(value: Any, tree: Mapping[str, Any], depth: int = 16) -> Any:
     if whole is not None:
         found = named(whole[1])
         return value if found is ... else found
-    return _REFERENCE.sub(lambda m: m[0] if (part := named(m[1])) is ... else str(part), value)
+    return _REFERENCE.sub(lambda m: m[0] if (part := named(m[1])) is ... else str(_plain(part)), value)

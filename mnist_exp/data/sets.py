@@ -42,7 +42,7 @@ class Data:
     batch_size: Count = 256
     train_limit: Count | None = None
     num_workers: Natural = 0
-    split_seed: Natural = 0
+    split_seed: int = 0
     test_size: Count | None = None
     fallback: Literal["sample"] | None = "sample"
     download_timeout: Seconds = 120
@@ -100,7 +100,7 @@ class CustomData:
     batch_size: Count = 256
     train_limit: Count | None = None
     num_workers: Natural = 4
-    split_seed: Natural = 0
+    split_seed: int = 0
     root: str = ""
     mean: float = 0.0
     std: Positive = 1.0

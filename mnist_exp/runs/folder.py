@@ -248,13 +248,18 @@ def refuse_existing(path: Path) -> None:
         )
 
 
-@functools.lru_cache(maxsize=4096)
 def read_yaml(file: Path) -> Any:
-    """Return what a YAML file of a run holds; None if it cannot be read."""
+    """Return what a YAML file of a run holds; None if it cannot be read. Not to be changed: it is read once."""
     try:
-        return yaml.load(file.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        found = file.stat()
+        return _read_yaml(file, found.st_mtime_ns, found.st_size)
     except (OSError, yaml.YAMLError):
         return None
+
+
+@functools.lru_cache(maxsize=4096)
+def _read_yaml(file: Path, changed: int, size: int) -> Any:
+    return yaml.load(file.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def parsed(text: str) -> Any:

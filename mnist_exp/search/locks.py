@@ -6,11 +6,14 @@ Locks end with their process, whatever ends it: no clocks, no signs of life.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
+
+log = logging.getLogger(__name__)
 
 
 class Locks(Protocol):
@@ -21,6 +24,9 @@ class Locks(Protocol):
 
     def present(self, sweeper: str) -> contextlib.AbstractContextManager[None]:
         """Be known as at work, as ``sweeper``."""
+
+    def stay_present(self) -> None:
+        """See that one is still known as at work."""
 
     def at_work(self, sweeper: str) -> bool:
         """Whether ``sweeper``, another one than this, is still at work."""
@@ -37,14 +43,20 @@ class FileLocks:
 
     @contextlib.contextmanager
     def present(self, sweeper: str) -> Iterator[None]:
-        for left in self.folder.glob(".sweeper-*.lock"):
-            _held(left)  # those of killed sweepers go
         path = self._path(sweeper)
-        with FileLock(path):
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
+        lock = FileLock(path)
+        with self.turn():
+            for left in self.folder.glob(".sweeper-*.lock"):
+                _held(left)  # those of killed sweepers go
+            lock.acquire()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            lock.release()
+
+    def stay_present(self) -> None:
+        """A lock on a file is not lost."""
 
     def at_work(self, sweeper: str) -> bool:
         return _held(self._path(sweeper))
@@ -88,9 +100,33 @@ class PostgresLocks:
 
     @contextlib.contextmanager
     def present(self, sweeper: str) -> Iterator[None]:
-        with self._session() as session:
-            self._call(session, "pg_advisory_lock", sweeper)
+        self.me = sweeper
+        self._enter()
+        try:
             yield
+        finally:
+            self._leave()
+
+    def stay_present(self) -> None:
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            self._call(self.presence, "pg_try_advisory_lock", self.me)  # held already, so it is held twice
+            self._call(self.presence, "pg_advisory_unlock", self.me)
+        except SQLAlchemyError:
+            log.warning("the connection to the study was lost; other sweepers may have taken over what this one runs")
+            self._leave()
+            self._enter()
+
+    def _enter(self) -> None:
+        self.presence = self._session()
+        self._call(self.presence, "pg_advisory_lock", self.me)
+
+    def _leave(self) -> None:
+        from sqlalchemy.exc import SQLAlchemyError
+
+        with contextlib.suppress(SQLAlchemyError):
+            self.presence.close()
 
     def at_work(self, sweeper: str) -> bool:
         with self._session() as session:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mnist_exp.config import recipe
 from mnist_exp.console import clock
 from mnist_exp.errors import UserError
 from mnist_exp.runs.folder import RunFolder, is_locked, is_run
@@ -188,7 +189,7 @@ class Study:
             return False
         ended = info["status"] in ("finished", "pruned", "failed")
         if ended:
-            self.tell(number, info)
+            self.tell(number, _foreign(self, number, info) or info)
         return ended
 
     def tell(self, number: int, info: dict[str, Any]) -> None:
@@ -240,6 +241,15 @@ def _print(study: Study, trial: Any, score: str) -> None:
         left,
         clock(left * (time.monotonic() - study.started) / study.done_here),
     )
+
+
+def _foreign(study: Study, number: int, info: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what to tell in place of a run.json that is not this trial's; None if it is."""
+    params = study.all_trials()[number].params
+    asked = [*(f"{key}={value}" for key, value in params.items()), *study.search.space.fixed]
+    if recipe.overrides(info.get("overrides", [])) == recipe.overrides(asked):
+        return None
+    return {"status": "failed", "error": f"{study.folder(number)} holds a trial of another search"}
 
 
 def _other_data(study: optuna.Study, dataset: dict[str, Any]) -> str | None:

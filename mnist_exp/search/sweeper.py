@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobStatus
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
 from mnist_exp.config.build import build
 from mnist_exp.console import without_password
-from mnist_exp.errors import RunFailed, UserError, require
+from mnist_exp.errors import RunFailed, RunLockedError, UserError, require
 from mnist_exp.runs.folder import VAL_METRICS, is_run
 from mnist_exp.search.report import report_study
 from mnist_exp.search.space import read_space
@@ -111,6 +110,7 @@ class StudySweeper(Sweeper):
     def _step(self) -> bool:
         """Start as many trials as there are jobs, and settle them; return whether more is left."""
         self._check_failures()
+        self.study.locks.stay_present()
         batch = self.study.next_batch(self.n_jobs)
         if batch:
             self._launch(batch)
@@ -148,11 +148,13 @@ class StudySweeper(Sweeper):
             jobs = []
         self.job_number += len(batch)
         for (number, _), job in zip(batch, jobs, strict=False):
-            if job.status is JobStatus.FAILED and not is_run(self.study.folder(number)):
-                try:
-                    job.return_value  # noqa: B018
-                except Exception as error:  # that is how Hydra returns it
-                    log.warning("trial %d could not begin: %s", number, error)
+            try:
+                job.return_value  # noqa: B018  # raises what the job has raised
+            except RunLockedError:  # somebody else runs it
+                continue
+            except Exception as error:
+                if not self.study.settle(number):  # it could not even say so in its folder
+                    self.study.tell(number, {"status": "failed", "error": f"{type(error).__name__}: {error}"})
 
     def _fail_what_cannot_be_composed(self, batch: list[Point]) -> bool:
         """Settle the trials whose values do not go together in any config; return whether there were any."""

@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 def run_trial(job: Job) -> RunFolder:
     """Carry out, or continue, the trial that ``job`` is; return its run's folder.
 
-    However it ends, its folder holds a run.json that says so, since the sweeper may not live to hear of it.
+    However it ends, its folder holds a run.json that says so (if the disk lets it), since the sweeper may not live to hear
+    of it.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
     with run_lock(job.folder):  # a queue may start a trial twice

@@ -67,6 +67,7 @@ def build_components(config: DictConfig, restart: bool = False) -> Components:
     random.seed(config.seed)
     np.random.seed(config.seed)
     torch.manual_seed(config.seed)
+    dataset = build(config, "data")  # first, since others refer to its values; read last
     trainer = build(config, "trainer")
     augment = build(config, "augment")
     schedule = build(config, "schedule")
@@ -78,7 +79,6 @@ def build_components(config: DictConfig, restart: bool = False) -> Components:
         config = OmegaConf.merge(config, {"optimizer": {"lr": schedule.resume_lr}})  # type: ignore[assignment]
     optimizer = _optimizer(config, model)
     loggers = [] if config.logger is None else list(build(config, "logger").values())
-    dataset = build(config, "data")
     with standing_at("data"):
         splits = dataset.load()
     classes = int(torch.cat([splits.train.labels, splits.test.labels]).max()) + 1

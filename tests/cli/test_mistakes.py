@@ -19,6 +19,8 @@ from helpers import SMALL
         (["model.num_classes=7"], ["model.num_classes is 7", "at least 10"]),
         (["augment.mix.prob=1.5"], ["augment.mix.prob is 1.5", "between 0 and 1"]),
         (["augment.strong.erasing.p=2"], ["erasing.p is 2"]),
+        (["augment.strong.crop=null"], ["augment.strong.crop is None", "a Module"]),
+        (["data.std=0"], ["data.std is 0", "above 0"]),
         (["data.val_size=4000"], ["data.val_size is 4000", "below 4000"]),
         (["data.val_size=-1"], ["data.val_size is -1"]),
         (["data.train_limit=9999"], ["data.train_limit is 9999", "at most 3500"]),

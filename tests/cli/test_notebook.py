@@ -1,5 +1,8 @@
 """The names for notebooks: the same as the command line, returning what a notebook goes on with."""
 
+import logging
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +25,26 @@ def test_a_run_can_be_composed_trained_and_loaded(place):
     assert runs["test_acc"].tolist() == [run.info["metrics"]["test_acc"]]
     again = mnist_exp.train(f"resume={run.path}", "schedule.extra_epochs=1")
     assert again.path != run.path
+    assert run.info["command"] == "train('debug=tiny', 'data.train_limit=128', 'seed=5')"
+
+
+def test_a_notebook_keeps_its_own_logging_and_environment(place):
+    root, before = logging.getLogger(), dict(os.environ)
+    handlers, level = root.handlers[:], root.level
+    run = mnist_exp.train(*SMALL)
+    assert (root.handlers, root.level) == (handlers, level)
+    assert dict(os.environ) == before
+    logging.getLogger("mine").warning("mine")
+    assert "mine" not in (run.path / "train.log").read_text().splitlines()[-1]
+
+
+def test_a_folder_that_is_used_again_is_read_again(place):
+    found = []
+    for k in (3, 4):
+        mnist_exp.train(*SMALL, f"optimizer.k={k}", "hydra.run.dir=run")
+        found.append(mnist_exp.load_runs("run")["recipe"].item())
+        shutil.rmtree("run")
+    assert found[0] != found[1]
 
 
 def test_mistakes_and_failures_are_raised(place):

@@ -199,6 +199,7 @@ def test_mistakes_name_the_way_out(command, runs, arguments, words):
     for word in words:
         assert word in done.err
     assert "Traceback" not in done.err
+    assert not done.out
 
 
 def test_no_runs_say_how_to_make_one(command, place):

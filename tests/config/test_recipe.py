@@ -50,6 +50,16 @@ def test_everything_else_is(override):
     assert digest("data=sample", override) != BASE
 
 
+def test_the_order_of_transforms_is_part_of_it():
+    crop = "+augment.strong.crop={_target_:mnist_exp.parts.augment.RandomCrop,padding:4}"
+    assert digest("data=sample", "~augment.strong.crop", crop) != BASE
+
+
+def test_whole_numbers_are_equal_however_they_are_written():
+    lists = [digest("optimizer=adamw", f"+optimizer.betas={betas}") for betas in ("[0.9,1]", "[0.9,1.0]", "[0.9,0.99]")]
+    assert lists[0] == lists[1] != lists[2]
+
+
 def test_data_of_ones_own_have_one_recipe_wherever_they_lie():
     assert digest("data=custom", "data.root=/a") == digest("data=custom", "data.root=/b")
     assert digest("data=custom", "data.train.augment=false") != digest("data=custom")

@@ -269,6 +269,29 @@ def test_trials_of_a_study_that_is_gone_are_not_taken_for_new_ones(command, plac
     assert "another study, or of one that is gone" in done.err
 
 
+def test_the_run_of_another_search_is_not_taken_for_a_trials(command, place):
+    sweep = place / "outputs" / "sweeps" / "quick"
+    assert command(*TINY, "hydra.sweeper.n_trials=1").status == 0
+    before = (sweep / "study.db").read_bytes()
+    assert command(*TINY, "hydra.sweeper.n_trials=2", "hydra.sweeper.sampler.seed=5").status == 0
+    (sweep / "study.db").write_bytes(before)
+    run = info(sweep / "trial-1")
+    done = command(*TINY, "hydra.sweeper.n_trials=2", "hydra.sweeper.sampler.seed=77")
+    assert done.status == 0, done.err
+    assert states(place) == ["COMPLETE", "FAIL"]
+    assert "holds a trial of another search" in trials(place)[1].user_attrs["error"]
+    assert info(sweep / "trial-1") == run
+
+
+def test_a_trial_that_cannot_even_begin_fails_once_and_says_why(command, place):
+    (place / "outputs" / "sweeps" / "quick" / "trial-0" / ".lock").mkdir(parents=True)
+    done = command(*TINY, "hydra.sweeper.n_trials=2")
+    assert done.status == 0, done.err
+    assert states(place) == ["FAIL", "COMPLETE"]
+    assert ".lock" in trials(place)[0].user_attrs["error"]
+    assert trials(place)[0].user_attrs["attempts"] == 1
+
+
 def test_a_trial_cut_off_while_it_was_drawn_is_completed(command, place):
     assert command(*TINY, "hydra.sweeper.n_trials=1").status == 0
     study = optuna.load_study(study_name="quick", storage=f"sqlite:///{place}/outputs/sweeps/quick/study.db")

@@ -6,7 +6,7 @@ import threading
 
 import optuna
 import pytest
-from helpers import info
+from helpers import info, wait_until
 from omegaconf import OmegaConf
 from small import TINY, trials
 
@@ -90,6 +90,38 @@ def test_a_sweeper_is_at_work_until_its_process_ends_however_it_ends(locks):
     with mine.present("me"):
         pass
     assert not mine.at_work("me")
+
+
+@pytest.mark.slow
+def test_a_sweeper_whose_connection_is_lost_comes_back(postgres, caplog):
+    import sqlalchemy
+
+    mine, other = PostgresLocks(postgres, "study"), PostgresLocks(postgres, "study")
+    with mine.present("me"):
+        mine.stay_present()
+        assert other.at_work("me")
+        kill = "select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory'"
+        with sqlalchemy.create_engine(postgres).connect() as connection:
+            connection.execute(sqlalchemy.text(kill))
+        wait_until(lambda: not other.at_work("me"))
+        mine.stay_present()
+        assert other.at_work("me")
+        assert "connection to the study was lost" in caplog.text
+    assert not other.at_work("me")
+
+
+def test_locks_of_killed_sweepers_are_swept_up(tmp_path):
+    program = (
+        f"import pathlib\nfrom mnist_exp.search.locks import *\nwith FileLocks(pathlib.Path({str(tmp_path)!r})).present"
+    )
+    killed = holder(f"{program}('killed'):")
+    killed.kill()
+    killed.wait()
+    alive = holder(f"{program}('alive'):")
+    with FileLocks(tmp_path).present("me"):
+        assert {p.name for p in tmp_path.glob(".sweeper*")} == {".sweeper-alive.lock", ".sweeper-me.lock"}
+    alive.communicate(b"\n")
+    assert not list(tmp_path.glob(".sweeper*"))
 
 
 def test_sweepers_take_turns_also_after_one_that_was_killed(locks):
