@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from mnist_exp.errors import RunFailed, UserError
@@ -38,6 +39,8 @@ COMMANDS = {"train": "train_command", "compare": "compare", "data": "data"}
 
 def main() -> None:
     """Run the command in sys.argv and exit: 0 done, 1 the run failed, 2 the request was wrong, 130 interrupted."""
+    if str(Path.cwd()) not in map(os.path.abspath, sys.path):  # as with python -m: parts of one's own lie there
+        sys.path.insert(0, str(Path.cwd()))
     sys.exit(report(lambda: dispatch(sys.argv[1:])))
 
 
@@ -59,7 +62,7 @@ def report(function: Callable[[], Any]) -> int:
         from omegaconf.errors import OmegaConfBaseException
 
         if isinstance(error, HydraException | OmegaConfBaseException):
-            return _tell(_explain(error), 2)
+            return _tell(explain(error), 2)
         if isinstance(error, OSError) and error.filename is not None:
             where = "outputs go below paths.outputs=FOLDER or hydra.run.dir=FOLDER"
             return _tell(f"{error.filename}: {error.strerror}; {where}", 1)
@@ -91,13 +94,17 @@ def _tell(message: str, status: int) -> int:
     return status
 
 
-def _explain(error: Exception) -> str:
-    """Return Hydra's message without its search path, and how to build what the whitelist refuses."""
+def explain(error: Exception) -> str:
+    """Return Hydra's message without its search path, with its cause, and how to build what the whitelist refuses."""
     text = str(error).partition("Config search path")[0]
     message = "\n".join(line for line in text.splitlines() if line.strip())
-    cause = error.__cause__
-    if cause is not None and str(cause) and str(cause).splitlines()[0] not in message:
-        message += "\n" + str(cause).splitlines()[0]
+    causes: list[BaseException] = [error]
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    for cause in causes[1:]:
+        first = f"{cause}".strip().partition("\n")[0]
+        if first and first not in message:
+            message += f"\n{first}"
     if "whitelist" in message:
         from mnist_exp.config.build import ALLOW
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mnist_exp.cli.main import explain
 from mnist_exp.errors import UserError, require
 
 if TYPE_CHECKING:
@@ -23,10 +24,16 @@ def train(*overrides: str) -> RunFolder:
 
     Raises UserError if the request is wrong, RunFailed if the run failed.
     """
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
     if "--multirun" in overrides or "-m" in overrides:
         raise UserError("train() is one run; several are python -m mnist_exp --multirun ...")
     with _loggers_and_environment_kept():
-        runs = train_command(list(overrides), f"train({', '.join(map(repr, overrides))})")
+        try:
+            runs = train_command(list(overrides), f"train({', '.join(map(repr, overrides))})")
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(explain(error)) from error
     if not runs:
         raise UserError(f"nothing was run: {' '.join(overrides)} only prints something")
     return runs[0]
@@ -98,9 +105,7 @@ def _task(runs: list[RunFolder], failures: list[Exception], command: str | None)
         try:
             run = _run(config, multirun, command)
         except Exception as error:
-            folder = Path(HydraConfig.get().runtime.output_dir)
-            if not any(folder.iterdir()):
-                folder.rmdir()
+            _leave_no_empty_folder(Path(HydraConfig.get().runtime.output_dir))
             if multirun:
                 raise
             failures.append(error)  # raised later: through Hydra it would come with lines of Hydra's own
@@ -109,6 +114,14 @@ def _task(runs: list[RunFolder], failures: list[Exception], command: str | None)
         return run.info["metrics"].get(config.optimized_metric)
 
     return task
+
+
+def _leave_no_empty_folder(folder: Path) -> None:
+    """Remove the folder that Hydra has made for a run that did not begin."""
+    log = folder / "train.log"
+    if set(folder.iterdir()) <= {log}:
+        log.unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def _run(config: DictConfig, multirun: bool, command: str | None) -> RunFolder:

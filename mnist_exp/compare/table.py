@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +21,40 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 METRICS = ("val_acc", "val_loss", "test_acc", "test_acc_tta", "test_acc_swa", "ensemble_acc", "images_per_s")
+
+
+@dataclass
+class Row:
+    """What is known of every run, a column each; all other columns are keys of the recipe. See ``load_runs``."""
+
+    path: str
+    name: str
+    status: str
+    task_name: str | None
+    tags: str
+    started: str
+    command: str | None
+    error: str | None
+    epochs: int
+    planned: int
+    seconds: float
+    duration: str
+    val_acc: float
+    val_loss: float
+    test_acc: float
+    test_acc_tta: float
+    test_acc_swa: float
+    ensemble_acc: float
+    images_per_s: float
+    seed: int | None
+    dataset: str | None
+    md5: str | None
+    split: str
+    n_test: int
+    recipe: str | None
+
+
+FACTS = (*(field.name for field in dataclasses.fields(Row)), "test_low", "test_high", "test_95")
 
 
 def load_runs(
@@ -54,7 +91,7 @@ def load_runs(
     if runs.empty:
         return runs
     runs = runs.sort_values(["started", "path"], kind="stable").reset_index(drop=True)
-    for key in [*(c for c in runs.columns if c not in _row_keys()), *keys]:
+    for key in [*(c for c in runs.columns if c not in FACTS), *keys]:
         _fill(runs, key)
     right = (runs["test_acc"] * runs["n_test"] / 100).round()
     runs["test_low"], runs["test_high"] = wilson(right, runs["n_test"].where(runs["n_test"] > 0, np.nan))
@@ -91,34 +128,34 @@ def _find(folders: Sequence[str | Path]) -> Iterator[Path]:
 
 
 def _row(run: RunFolder) -> dict[str, Any]:
+    """Return the columns of a run: those of Row, and the keys of the recipe that were overridden."""
     info = run.info
     metrics = info["metrics"]
     dataset = info.get("dataset") or {}
     seconds = float(info.get("seconds") or 0.0)
-    row = {
-        "path": str(run.path),
-        "name": info.get("name", run.path.name) if "/sweeps/" not in f"{run.path}" else "/".join(run.path.parts[-2:]),
-        "status": info["status"],
-        "task_name": info.get("task_name"),
-        "tags": " ".join(info.get("tags", [])),
-        "started": info.get("started") or "",
-        "command": info.get("command"),
-        "error": info.get("error"),
-        "epochs": int(info.get("epoch") or 0),
-        "planned": int(info.get("epochs") or 0),
-        "seconds": seconds,
-        "duration": f"{int(seconds) // 3600}:{int(seconds) % 3600 // 60:02}:{int(seconds) % 60:02}",
-        **{key: float(metrics[key]) if metrics.get(key) is not None else float("nan") for key in METRICS},
-        "seed": info.get("seed"),
-        "dataset": dataset.get("name"),
-        "md5": dataset.get("md5"),
-        "split": " ".join(str(dataset.get(key)) for key in ("train", "val", "test", "split_seed")),
-        "n_test": dataset.get("test") or 0,
-        "recipe": run.recipe,
-    }
-    if info.get("warm_start"):
-        row["warm_start"] = Path(info["warm_start"]).name
-    return row | {key: value for key, value in run.overridden().items() if key not in row}
+    row = Row(
+        path=str(run.path),
+        name=info.get("name", run.path.name) if "/sweeps/" not in f"{run.path}" else "/".join(run.path.parts[-2:]),
+        status=info["status"],
+        task_name=info.get("task_name"),
+        tags=" ".join(info.get("tags", [])),
+        started=info.get("started") or "",
+        command=info.get("command"),
+        error=info.get("error"),
+        epochs=int(info.get("epoch") or 0),
+        planned=int(info.get("epochs") or 0),
+        seconds=seconds,
+        duration=f"{int(seconds) // 3600}:{int(seconds) % 3600 // 60:02}:{int(seconds) % 60:02}",
+        **{key: float(metrics[key]) if metrics.get(key) is not None else math.nan for key in METRICS},
+        seed=info.get("seed"),
+        dataset=dataset.get("name"),
+        md5=dataset.get("md5"),
+        split=" ".join(str(dataset.get(key)) for key in ("train", "val", "test", "split_seed")),
+        n_test=dataset.get("test") or 0,
+        recipe=run.recipe,
+    )
+    begun = {"warm_start": Path(info["warm_start"]).name} if info.get("warm_start") else {}
+    return {**begun, **run.overridden(), **dataclasses.asdict(row)}
 
 
 def select(
@@ -159,12 +196,4 @@ def _columns(runs: pd.DataFrame) -> str:
 
 def differing(runs: pd.DataFrame) -> list[str]:
     """Return the overridden keys, seed apart, whose values are not the same in all ``runs``."""
-    fixed = set(_row_keys())
-    return [c for c in runs.columns if c not in fixed and runs[c].astype(str).nunique(dropna=False) > 1]
-
-
-def _row_keys() -> list[str]:
-    text = (
-        "path name status task_name tags started command error epochs planned seconds duration seed dataset md5 split"
-    )
-    return [*text.split(), "n_test", "recipe", "test_low", "test_high", "test_95", *METRICS]
+    return [c for c in runs.columns if c not in FACTS and runs[c].astype(str).nunique(dropna=False) > 1]

@@ -31,12 +31,15 @@ _FORMAT = 1  # of run.json; a later version may add keys without raising it
 class RunFolder:
     """A run's folder. ``info`` is run.json; ``update`` changes it on disk.
 
-    Percent for accuracies, seconds for times, nats for losses. See DESIGN of the outputs in the README.
+    Percent for accuracies, seconds for times, nats for losses. See "The outputs" in the README.
     """
 
     def __init__(self, path: Path, info: dict[str, Any]):
         self.path = path
         self.info = info
+
+    def __repr__(self) -> str:
+        return f"<run {self.path}: {self.info.get('status', 'not read')}>"
 
     @classmethod
     def create(cls, path: Path, info: dict[str, Any], hydra_files: dict[str, str]) -> RunFolder:
@@ -185,6 +188,14 @@ class RunFolder:
     @property
     def results(self) -> Path:
         return self.path / "results"
+
+    @property
+    def confusion(self) -> Path:
+        return self.results / "confusion.png"
+
+    @property
+    def mistakes(self) -> Path:
+        return self.results / "mistakes.png"
 
     @property
     def predictions(self) -> Path:

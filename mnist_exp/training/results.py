@@ -121,8 +121,8 @@ def _write_predictions(parts: Components, run: RunFolder, probs: Tensor, labels:
         images=images[wrong],
     )
     title = f"{len(wrong):,} of {len(truth):,} {parts.splits.name} test images wrong"
-    pictures.plot_confusion(predicted, truth, probs.shape[1], run.results / "confusion.png", title)
-    pictures.plot_mistakes(images, predicted, truth, confidence, run.results / "mistakes.png", title)
+    pictures.plot_confusion(predicted, truth, probs.shape[1], run.confusion, title)
+    pictures.plot_mistakes(images, predicted, truth, confidence, run.mistakes, title)
 
 
 def _pictures(split: Split | LoaderSplit) -> np.ndarray:

@@ -19,6 +19,7 @@ def test_a_run_can_be_composed_trained_and_loaded(place):
     run = mnist_exp.train(*SMALL, "seed=5")
     assert run.path == only_run(place)
     assert run.finished
+    assert repr(run) == f"<run {run.path}: finished>"
     assert run.info == info(run.path)
     assert [row["epoch"] for row in run.history()] == [1, 2]
     runs = mnist_exp.load_runs("outputs")
@@ -50,6 +51,10 @@ def test_a_folder_that_is_used_again_is_read_again(place):
 def test_mistakes_and_failures_are_raised(place):
     with pytest.raises(UserError, match=r"optimizer\.lr is 'fast'"):
         mnist_exp.train(*SMALL, "optimizer.lr=fast")
+    with pytest.raises(UserError, match="Did you mean: 'lr'"):
+        mnist_exp.train(*SMALL, "optimizer.lrr=1")
+    with pytest.raises(UserError, match="MNIST_EXP_ALLOW"):
+        mnist_exp.train(*SMALL, "model._target_=os.system")
     with pytest.raises(UserError, match="several"):
         mnist_exp.train("--multirun", "seed=1,2")
     with pytest.raises(RunFailed, match="not finite"):

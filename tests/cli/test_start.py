@@ -1,10 +1,14 @@
 """How the program starts: nothing heavy for help, from any folder, and installed."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from helpers import PACKAGE, SMALL
+
+from mnist_exp.cli import main
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["data", "--help"]])
@@ -24,6 +28,25 @@ assert not loaded, loaded
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+def test_help_names_every_command():
+    for name in main.COMMANDS:
+        assert re.search(rf"python -m mnist_exp \[?{name}\b", main.USAGE)
+    assert {p.stem for p in (PACKAGE / "cli").glob("[a-z]*.py")} == {*main.COMMANDS, "main"}
+
+
+def test_the_console_script_is_the_same_as_the_module(place, monkeypatch):
+    (place / "my_package.py").write_text("from mnist_exp.parts.models import SmallCNN as Net\n")
+    monkeypatch.setenv("MNIST_EXP_ALLOW", "my_package.*,mnist_exp.*")
+    script = Path(sys.executable).with_name("mnist-exp")
+    words = [script, "train", *SMALL, "model._target_=my_package.Net"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=place)
+    assert done.returncode == 0, done.stderr
+    words[-1] = "model._target_=mnist_exp.no_module.Net"
+    done = subprocess.run(words, capture_output=True, text=True, cwd=place)
+    assert done.returncode == 2
+    assert "No module named 'mnist_exp.no_module'" in done.stderr
 
 
 @pytest.mark.slow

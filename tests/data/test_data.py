@@ -83,6 +83,7 @@ def test_without_network_the_bundled_digits_stand_in_loudly(command, place):
     done = command("train", "data.fallback=null")
     assert done.status == 2
     assert "could not be downloaded" in done.err
+    only_run(place)  # no folder is left of the run that could not begin
 
 
 def test_a_network_that_never_answers_is_given_up(place, monkeypatch):
