@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+RULE = 1  # of digests; to be raised when equal configs get another one than before
 # keys, with all below them, that say where and as what a run is computed; every other key is what it computes
 PLACES = (
     *("paths", "data.root", "data.download_timeout", "trainer.device", "trainer.threads", "logger"),

@@ -50,6 +50,7 @@ class RunFolder:
         for name, text in hydra_files.items():
             atomic_write(path / ".hydra" / name, text.encode())
         run = cls(path, {"format": _FORMAT, **info})
+        run.info["recipe"] = {"rule": recipe.RULE, "digest": run.recipe}
         run.lock()
         run.update()
         run.write_history([])
@@ -154,6 +155,9 @@ class RunFolder:
     @property
     def recipe(self) -> str | None:
         """A digest that repetitions share; None without a config."""
+        known = self.info.get("recipe") or {}
+        if known.get("rule") == recipe.RULE:
+            return known["digest"]
         config = self.config()
         return recipe.digest(config, self.info.get("warm_start")) if config else None
 

@@ -13,6 +13,8 @@ import pandas as pd
 import pytest
 from helpers import info, rows
 
+from mnist_exp import load_runs
+
 TINY = [
     *("model.channels=[2,3,4]", "data.train_limit=32", "data.batch_size=16", "data.test_size=20", "data.val_size=20"),
 ]
@@ -45,6 +47,10 @@ def test_compare_reads_them_and_knows_repetitions_of_today(command, older):
     assert done.status == 0, done.err
     assert done.out.startswith("6 runs: 4 finished, 2 interrupted")
     assert "1,2,3" in pd.read_csv("groups.csv")["seeds"].tolist()
+    today = info(Path("runs/today"))
+    for known in (None, {"rule": 0, "digest": "made by another rule"}):
+        Path("runs/today/run.json").write_text(json.dumps({**today, "recipe": known}))
+        assert load_runs("runs").groupby("recipe")["seed"].agg(set).tolist().count({1, 2, 3}) == 1
     done = command("compare", "runs", "--baseline", "finished-1", "--csv", "against.csv")
     assert set(pd.read_csv("against.csv")["name"]) == {"finished-2", "today"}
 
