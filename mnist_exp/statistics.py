@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,22 +35,62 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return float(binomtest(only_first, only_first + only_second).pvalue)
 
 
-def compare_groups(first: Mapping[Any, float], second: Mapping[Any, float]) -> tuple[str, float | None]:
-    """Test whether two groups of scores {seed: score} differ in their mean; return (which test, p).
+@dataclass(frozen=True)
+class Comparison:
+    """A difference between two means, and how it was tested: all of the same ``n`` and ``n_other`` scores.
 
-    The paired t-test where the groups share at least two seeds and have no others, Welch's where each has at least
-    two runs; p is None where there are too few, or nothing varies.
+    ``p`` is None where there is too little to test.
     """
-    from scipy.stats import ttest_ind, ttest_rel
 
-    seeds = sorted(first)
-    if len(seeds) >= 2 and seeds == sorted(second):
-        name, a, b = "paired t", [first[s] for s in seeds], [second[s] for s in seeds]
-        varies = len({round(x - y, 9) for x, y in zip(a, b, strict=True)}) > 1
-        result = ttest_rel(a, b) if varies else None
-    elif len(first) >= 2 and len(second) >= 2:
-        name, a, b = "Welch's t", list(first.values()), list(second.values())
-        result = ttest_ind(a, b, equal_var=False) if len({*a, *b}) > 1 else None
+    difference: float
+    n: int
+    n_other: int
+    test: str
+    p: float | None
+
+
+def compare_groups(first: Mapping[Any, Sequence[float]], second: Mapping[Any, Sequence[float]]) -> Comparison:
+    """Test whether two groups of scores, {unit: scores of it}, differ in their mean; scores of one unit count as one.
+
+    A unit is what may be paired, such as a seed. The paired t-test where both groups have the same units, Welch's where
+    not; where nothing varies, which neither can judge, the exact permutation test in their place.
+    """
+    from scipy.stats import permutation_test, ttest_ind, ttest_rel
+
+    ours, theirs = ({unit: float(np.mean(scores)) for unit, scores in group.items()} for group in (first, second))
+    paired = len(ours) >= 2 and ours.keys() == theirs.keys()
+    a, b = np.array([ours[u] for u in ours]), np.array([theirs[u] for u in (ours if paired else theirs)])
+    difference = float(np.mean(a - b) if paired else np.mean(a) - np.mean(b)) if len(a) and len(b) else math.nan
+    if not paired and (len(a) < 2 or len(b) < 2):
+        return Comparison(difference, len(a), len(b), "too few runs", None)
+    spread = np.ptp(a - b) if paired else max(np.ptp(a), np.ptp(b))
+    if spread > 1e-9:
+        test = "paired t" if paired else "Welch's t"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of a group without variance, which Welch's test allows
+            p = (ttest_rel(a, b) if paired else ttest_ind(a, b, equal_var=False)).pvalue
     else:
-        return "too few runs", None
-    return name, None if result is None else float(result.pvalue)
+        test, kind = ("sign flips (same difference in all)", "samples") if paired else ("permutation", "independent")
+        p = permutation_test(
+            (a, b),
+            lambda x, y, axis: np.mean(x, axis) - np.mean(y, axis),
+            permutation_type=kind,
+            vectorized=True,
+            rng=0,
+        ).pvalue
+        test = test if paired else "permutation (no variance)"
+    return Comparison(difference, len(a), len(b), test, float(p))
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Return the p-values adjusted for their number, so that any of them below 0.05 happens by chance in 5 % of all cases.
+
+    Source: Holm, "A simple sequentially rejective multiple test procedure" (1979).
+    """
+    known = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    highest = 0.0
+    for rank, (p, place) in enumerate(known):
+        highest = max(highest, min(1.0, p * (len(known) - rank)))
+        adjusted[place] = highest
+    return adjusted

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mnist_exp.statistics import compare_groups, mcnemar, wilson
+from mnist_exp.statistics import compare_groups, holm, mcnemar, wilson
 
 
 @pytest.mark.parametrize(("correct", "total"), [(0, 10), (10, 10), (9901, 10_000), (1, 3)])
@@ -25,14 +25,40 @@ def test_mcnemar_is_the_exact_binomial_test():
     assert mcnemar(1, 8) == mcnemar(8, 1)
 
 
+def of(scores: dict) -> dict:
+    return {unit: [score] for unit, score in scores.items()}
+
+
 def test_groups_are_paired_by_seed_where_they_can_be():
     first, second = {1: 99.1, 2: 99.3, 3: 99.2}, {1: 99.0, 2: 99.1, 3: 99.15}
-    name, p = compare_groups(first, second)
-    assert name == "paired t"
-    assert p == pytest.approx(stats.ttest_rel([99.1, 99.3, 99.2], [99.0, 99.1, 99.15]).pvalue)
+    found = compare_groups(of(first), of(second))
+    assert (found.test, found.n, found.n_other) == ("paired t", 3, 3)
+    assert found.p == pytest.approx(stats.ttest_rel([99.1, 99.3, 99.2], [99.0, 99.1, 99.15]).pvalue)
+    assert found.difference == pytest.approx(0.35 / 3)
     other = {4: 99.0, 5: 99.1, 6: 99.15}
-    name, p = compare_groups(first, other)
-    assert name == "Welch's t"
-    assert p == pytest.approx(stats.ttest_ind([*first.values()], [*other.values()], equal_var=False).pvalue)
-    assert compare_groups({1: 99.0}, {1: 98.0}) == ("too few runs", None)
-    assert compare_groups({1: 99.0, 2: 98.0}, {1: 98.5, 2: 97.5}) == ("paired t", None)
+    found = compare_groups(of(first), of(other))
+    assert found.test == "Welch's t"
+    assert found.p == pytest.approx(stats.ttest_ind([*first.values()], [*other.values()], equal_var=False).pvalue)
+    assert compare_groups({1: [99.0]}, {1: [98.0]}).p is None
+    assert compare_groups({}, {1: [98.0]}).test == "too few runs"
+
+
+def test_scores_of_one_seed_count_as_their_mean():
+    found = compare_groups({1: [99.0, 99.2], 2: [99.3]}, {1: [99.0], 2: [99.1, 99.1, 99.1]})
+    again = compare_groups({1: [99.1], 2: [99.3]}, {1: [99.0], 2: [99.1]})
+    assert (found.n, found.difference) == (2, pytest.approx(again.difference))
+    assert found.p == pytest.approx(again.p)
+
+
+def test_where_nothing_varies_permutations_are_counted():
+    assert compare_groups(of({1: 99.0, 2: 98.0}), of({1: 98.5, 2: 97.5})).p == pytest.approx(0.5)
+    assert compare_groups(of({1: 99.0, 2: 98.0}), of({1: 99.0, 2: 98.0})).p == 1
+    assert compare_groups(of({1: 99.0, 2: 99.0}), of({3: 98.0, 4: 98.0})).p == pytest.approx(1 / 3)
+
+
+def test_among_equals_holms_p_finds_a_difference_in_five_of_a_hundred_cases():
+    draws = np.random.default_rng(0).uniform(size=(2000, 19))
+    plain, held = (np.mean([min(row) < 0.05 for row in rows]) for rows in (draws, [holm(row) for row in draws]))
+    assert plain > 0.5
+    assert 0.035 < held < 0.065
+    assert holm([0.01, 0.04, None, 0.03, 0.005]) == pytest.approx([0.03, 0.06, None, 0.06, 0.02])

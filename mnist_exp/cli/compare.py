@@ -154,12 +154,12 @@ def _answer(runs: pd.DataFrame, options: argparse.Namespace, tell: Tell) -> tupl
     if options.baseline is None:
         keys = options.group_by
         title = f"by {', '.join(keys)}" if keys else "repetitions: the same config and data, other seeds"
-        return title, judge.group(runs, keys or None)
+        return title, judge.group(runs, keys or None, tell)
     name = judge.one(runs, options.baseline)["name"]
     if options.group_by is None:
-        title = f"against {name}: plain test accuracy on the same images, McNemar's exact test"
+        title = f"against {name}: plain test accuracy on the same images, McNemar's exact test; about these weights"
         return title, judge.against(runs, options.baseline, tell)
-    title = f"mean test accuracy against the group of {name}, over seeds"
+    title = f"mean test accuracy against the group of {name}, over seeds; about the recipe"
     return title, judge.against_group(runs, options.baseline, options.group_by, tell)
 
 

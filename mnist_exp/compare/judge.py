@@ -2,68 +2,74 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_exp.compare.table import differing, need
+from mnist_exp.config import recipe
 from mnist_exp.errors import UserError
 from mnist_exp.runs.folder import RunFolder
-from mnist_exp.statistics import compare_groups, mcnemar
+from mnist_exp.statistics import compare_groups, holm, mcnemar
 
 if TYPE_CHECKING:
     import pandas as pd
 
 log = logging.getLogger(__name__)
+Tell = Callable[[str], None]
+Scores = dict[Any, list[float]]  # of each unit: a seed, with what else varies inside a group
 
 
-def group(runs: pd.DataFrame, keys: Sequence[str] | None = None) -> pd.DataFrame:
-    """Return a row per group of finished runs: n, seeds, mean and standard deviation and best of val and test.
+def group(runs: pd.DataFrame, keys: Sequence[str] | None = None, tell: Tell = log.warning) -> pd.DataFrame:
+    """Return a row per group of finished runs, whose repetitions of one seed count as one, by their mean.
 
+    n: seeds; runs: where there are more; mean and standard deviation of val and test accuracy over the seeds, percent.
     <tta|swa|ensemble>_gain: what each brings over the plain test accuracy of the same runs, in percentage points, and
-    _p: the p-value of the paired t-test over the seeds.
+    _p: the p-value of the paired t-test over the seeds. varies: keys of the recipe that vary inside the group.
 
     ``keys`` None groups repetitions: runs of the same data and config but for the seed.
     """
-    done = runs[runs["status"] == "finished"]
-    for key in keys or ():
-        need(runs, key, "--group-by")
-    by = [*(keys or ["recipe"]), "md5", "split"]  # other data is never averaged with
-    rows = []
-    varying = differing(done)
-    for values, members in done.groupby(by, dropna=False, sort=False):
-        label = (
-            dict(zip(keys, values[: len(keys)], strict=True))
-            if keys
-            else {c: members[c].iloc[0] for c in varying if members[c].astype(str).nunique() == 1}
-        )
-        row = {**label, "n": len(members), "seeds": ",".join(map(str, sorted(set(members["seed"]))))}
-        for metric in ("val_acc", "test_acc"):
-            scores = members[metric].dropna()
-            row |= {f"{metric}_mean": scores.mean(), f"{metric}_std": scores.std(), f"{metric}_best": scores.max()}
-        for extra in ("tta", "swa", "ensemble"):  # what each brings over the plain score of the same runs
-            column = "ensemble_acc" if extra == "ensemble" else f"test_acc_{extra}"
-            both = members[["seed", "test_acc", column]].dropna()
-            if len(both):
-                better, plain = (dict(zip(both["seed"], both[c], strict=True)) for c in (column, "test_acc"))
-                row[f"{extra}_gain"] = (both[column] - both["test_acc"]).mean()
-                row[f"{extra}_p"] = compare_groups(better, plain)[1]
-        row["data"] = f"{members['dataset'].iloc[0]} {values[-1]}"
-        rows.append(row)
     import pandas as pd
 
+    done = runs[runs["status"] == "finished"]
+    varying = differing(done)
+    rows = []
+    for values, members in _groups(done, keys):
+        hidden = _varying([members], keys)
+        if hidden:
+            tell(
+                f"{_label(keys, values)}: {', '.join(hidden)} varies inside this group; its mean is of different recipes"
+            )
+        row = _labelled(members, keys, varying)
+        units = len(_scores(members, "seed", hidden))
+        row |= {"n": units, "runs": len(members) if len(members) > units else None}
+        row["seeds"] = ",".join(map(str, sorted(set(members["seed"]))))
+        for metric in ("val_acc", "test_acc"):
+            means = pd.Series([sum(x) / len(x) for x in _scores(members, metric, hidden).values()], dtype=float)
+            row |= {f"{metric}_mean": means.mean(), f"{metric}_std": means.std()}
+        row["val_acc_best"] = members["val_acc"].max()
+        for extra in ("tta", "swa", "ensemble"):  # what each brings over the plain score of the same runs
+            column = "ensemble_acc" if extra == "ensemble" else f"test_acc_{extra}"
+            both = members.dropna(subset=["test_acc", column])
+            if len(both):
+                found = compare_groups(_scores(both, column, hidden), _scores(both, "test_acc", hidden))
+                row |= {f"{extra}_gain": found.difference, f"{extra}_p": found.p}
+        row |= {"data": f"{members['dataset'].iloc[0]} {members['split'].iloc[0]}", "varies": ", ".join(hidden)}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
-def against(runs: pd.DataFrame, baseline: str, tell: Callable[[str], None] = log.warning) -> pd.DataFrame:
+def against(runs: pd.DataFrame, baseline: str, tell: Tell = log.warning) -> pd.DataFrame:
     """Return, for each other finished run, what it gains over ``baseline`` on the same test images.
 
     difference: percentage points of plain test accuracy; only_this, only_baseline: images that one gets right and the
-    other wrong; p: McNemar's exact test. A run on other data or another split is told of and left out.
+    other wrong; p: McNemar's exact test, about these weights; p_holm: adjusted for the number of runs, for the verdict.
+    A run on other data or another split is told of and left out.
     """
     import numpy as np
-    import pandas as pd
 
     base = one(runs, baseline)
     right = _correct(base)
@@ -81,94 +87,133 @@ def against(runs: pd.DataFrame, baseline: str, tell: Callable[[str], None] = log
             tell(f"not compared: {run['name']} has no predictions for the same test images")
             continue
         mine, theirs = int((other[0] & ~right[0]).sum()), int((right[0] & ~other[0]).sum())
-        gain = 100 * (mine - theirs) / len(right[1])
-        p = mcnemar(mine, theirs)
-        rows.append(
-            {
-                "name": run["name"],
-                **{c: run[c] for c in differing(runs)},
-                "test_acc": run["test_acc"],
-                "difference": gain,
-                "only_this": mine,
-                "only_baseline": theirs,
-                "p": p,
-                "verdict": _verdict(p, gain),
-                "seed": run["seed"],
-            }
-        )
-    return pd.DataFrame(rows)
+        row = {"name": run["name"], **{c: run[c] for c in differing(runs)}, "test_acc": run["test_acc"]}
+        row |= {"difference": 100 * (mine - theirs) / len(right[1]), "only_this": mine, "only_baseline": theirs}
+        rows.append(row | {"p": mcnemar(mine, theirs), "seed": run["seed"]})
+    return _judged(rows)
 
 
 def against_group(
-    runs: pd.DataFrame, baseline: str, keys: Sequence[str] | None, tell: Callable[[str], None] = log.warning
+    runs: pd.DataFrame, baseline: str, keys: Sequence[str] | None, tell: Tell = log.warning
 ) -> pd.DataFrame:
     """Return, for each other group of repetitions, what its mean test accuracy gains over the group of ``baseline``.
 
-    The paired t-test where both groups have the same seeds, else Welch's; which one is in column "test".
+    difference, test, p, n and n_baseline are all of the same numbers, the means of the seeds: the paired t-test where
+    both groups have the same seeds, else Welch's. p_holm is adjusted for the number of groups, for the verdict, which is
+    about the recipes. Where other keys than ``keys`` vary, groups with the same values of them are paired within; others
+    get no verdict.
     """
-    import pandas as pd
-
     done = runs[runs["status"] == "finished"]
     base = one(done, baseline)
-    by = list(keys) if keys else ["recipe"]
-    for key in by:
-        need(runs, key, "--group-by")
-    home = (base["md5"], base["split"])
-    scores: dict[Any, pd.DataFrame] = {}
-    for values, members in done.groupby([*by, "md5", "split"], dropna=False, sort=False):
-        if values[-2:] != home:
+    groups = []
+    for _, members in _groups(done, keys):
+        if (members["md5"].iloc[0], members["split"].iloc[0]) == (base["md5"], base["split"]):
+            groups.append(members)
+        else:
             tell(
                 f"not compared: {len(members)} runs such as {members['name'].iloc[0]} have other data or another split than {base['name']}"
             )
-        else:
-            scores[values] = members
-    mine = next(members for members in scores.values() if base["path"] in set(members["path"]))
+    mine = next(members for members in groups if base["path"] in set(members["path"]))
     rows = []
     varying = differing(done)
-    for members in scores.values():
+    for members in groups:
         if members is mine:
             continue
-        # a seed that was run twice counts once, by its mean
-        first, second = (
-            m.dropna(subset="test_acc").groupby("seed")["test_acc"].mean().to_dict() for m in (members, mine)
+        hidden = _varying([members, mine], keys)
+        ours, theirs = (_scores(m.dropna(subset="test_acc"), "test_acc", hidden) for m in (members, mine))
+        found = compare_groups(ours, theirs)
+        matched = not hidden or ours.keys() == theirs.keys()
+        if not matched:
+            tell(f"no verdict on {members['name'].iloc[0]} and its group: {', '.join(hidden)} differs too, unmatched")
+        row = _labelled(members, keys, varying)
+        row |= {"n": found.n, "n_baseline": found.n_other}
+        row |= {"test_acc_mean": _mean(ours), "baseline_mean": _mean(theirs), "difference": found.difference}
+        row |= (
+            {"test": found.test, "p": found.p} if matched else {"test": f"none: {', '.join(hidden)} varies", "p": None}
         )
-        test, p = compare_groups(first, second)
-        gain = members["test_acc"].mean() - mine["test_acc"].mean()
-        label = {c: members[c].iloc[0] for c in (keys or varying) if members[c].astype(str).nunique() == 1}
-        rows.append(
-            {
-                **label,
-                "n": len(members),
-                "test_acc_mean": members["test_acc"].mean(),
-                "baseline_mean": mine["test_acc"].mean(),
-                "difference": gain,
-                "test": test,
-                "p": p,
-                "verdict": _verdict(p, gain),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _verdict(p: float | None, gain: float) -> str:
-    if p is None or p >= 0.05:
-        return "cannot tell"
-    return "better" if gain > 0 else "worse"
+        rows.append(row)
+    return _judged(rows)
 
 
 def one(runs: pd.DataFrame, name: str) -> Any:
     """Return the run that ``name`` names: its folder, its name, or the one whose path ends with it."""
-    path = str(Path(name).absolute())
-    for found in (
-        runs[(runs["path"] == path) | (runs["path"] == name) | (runs["name"] == name)],
-        runs[runs["path"].str.endswith(name.rstrip("/"))],
-    ):
+    path, end = str(Path(name).resolve()), f"/{name.strip('/')}"
+    for found in (runs[(runs["path"] == path) | (runs["name"] == name)], runs[runs["path"].str.endswith(end)]):
         if len(found) == 1:
             return found.iloc[0]
-    few = ", ".join(runs["name"].tail(8))
-    raise UserError(
-        f"--baseline {name}: {len(found)} of the runs have this name; name one run or its folder. The last: {few}"
+    named = (
+        f"These have it: {', '.join(found['name'])}" if len(found) else f"The last: {', '.join(runs['name'].tail(8))}"
     )
+    raise UserError(f"--baseline {name}: {len(found)} of the runs have this name; name one run or its folder. {named}")
+
+
+def _judged(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Add p_holm, adjusted for all rows, and the verdict to rows with "p" and "difference"."""
+    import pandas as pd
+
+    for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        verdict = "cannot tell" if p is None or p >= 0.05 else "better" if row["difference"] > 0 else "worse"
+        row |= {"p_holm": p, "verdict": verdict}
+    return pd.DataFrame(rows)
+
+
+def _groups(done: pd.DataFrame, keys: Sequence[str] | None) -> Any:
+    """Yield (values, members) of each group; other data is never grouped with."""
+    for key in keys or ():
+        need(done, key, "--group-by")
+    return done.groupby([*(keys or ["recipe"]), "md5", "split"], dropna=False, sort=False)
+
+
+def _labelled(members: pd.DataFrame, keys: Sequence[str] | None, varying: list[str]) -> dict[str, Any]:
+    """Return the keys that tell a group from others, and their values."""
+    return {c: members[c].iloc[0] for c in (keys or varying) if members[c].astype(str).nunique() == 1}
+
+
+def _label(keys: Sequence[str] | None, values: Sequence[Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in zip(keys or ("recipe",), values, strict=False))
+
+
+def _scores(members: pd.DataFrame, metric: str, hidden: Sequence[str]) -> Scores:
+    """Return the scores of each unit: a seed, and the values of the ``hidden`` keys."""
+    scores: Scores = {}
+    for _, run in members.iterrows():
+        config = _composed(run) if hidden else {}
+        unit = (*(str(config.get(key)) for key in hidden), run["seed"])
+        if not math.isnan(run[metric]):
+            scores.setdefault(unit, []).append(float(run[metric]))
+    return scores
+
+
+def _mean(scores: Scores) -> float:
+    return sum(sum(x) / len(x) for x in scores.values()) / len(scores) if scores else math.nan
+
+
+def _varying(groups: Sequence[pd.DataFrame], keys: Sequence[str] | None) -> list[str]:
+    """Return the keys of the recipe that are not the same in all runs of ``groups``, but for ``keys`` that set them apart.
+
+    A choice that stands nowhere in the config, such as experiment, may set any key: then only what varies inside a
+    group counts.
+    """
+    if not keys or len({digest for members in groups for digest in members["recipe"]}) == 1:
+        return []
+    configs = [[_composed(run) for _, run in members.iterrows()] for members in groups]
+    if all(any(recipe.below(known, [key]) for known in configs[0][0]) for key in keys):
+        configs = [list(itertools.chain(*configs))]
+    varying = {
+        key
+        for pooled in configs
+        for key in set().union(*pooled)
+        if not recipe.below(key, keys) and len({str(config.get(key)) for config in pooled}) > 1
+    }
+    return sorted(varying)
+
+
+def _composed(run: Any) -> dict[str, Any]:
+    """Return the recipe of a run as it was composed: references to other keys stay, since these are named themselves."""
+    folder = RunFolder(Path(run["path"]), {})
+    flat = recipe.flatten(recipe.modernised(folder.config()))
+    begun = {"warm_start": run["warm_start"]} if isinstance(run.get("warm_start"), str) else {}
+    return begun | {key: value for key, value in flat.items() if not recipe.below(key, (*recipe.PLACES, "seed"))}
 
 
 def _correct(run: Any) -> tuple[Any, Any] | None:

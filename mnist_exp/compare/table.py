@@ -7,7 +7,8 @@ import logging
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,8 @@ def load_runs(
 
     What cannot be read is left out, after ``tell`` has been called with a line that says why. Columns:
 
-    - path, name, task_name, tags, started (ISO 8601), command, error: text;
+    - path: the real one; name: the shortest end of it that tells these runs apart;
+    - task_name, tags, started (ISO 8601), command, error: text;
     - status: running, finished, failed, interrupted or pruned;
     - epochs: finished, planned: of the whole run; seconds: of the whole run; duration: the same as h:mm:ss;
     - val_acc, test_acc, test_acc_tta, test_acc_swa, ensemble_acc: percent, NaN where not measured; val_loss: nats;
@@ -78,7 +80,7 @@ def load_runs(
     import pandas as pd
 
     rows = []
-    for path in _find(folders or ("outputs",)):
+    for path in dict.fromkeys(_find(folders or ("outputs",))):  # by whatever ways it was reached
         try:
             row = _row(RunFolder.open(path))
         except UserError as error:
@@ -91,6 +93,7 @@ def load_runs(
     if runs.empty:
         return runs
     runs = runs.sort_values(["started", "path"], kind="stable").reset_index(drop=True)
+    runs["name"] = shortest(runs["path"])
     for key in [*(c for c in runs.columns if c not in FACTS), *keys]:
         _fill(runs, key)
     right = (runs["test_acc"] * runs["n_test"] / 100).round()
@@ -99,6 +102,16 @@ def load_runs(
     low, high = runs["test_low"].map("{:.2f}".format), runs["test_high"].map("{:.2f}".format)
     runs["test_95"] = np.where(known, low + " - " + high, "")
     return runs
+
+
+def shortest(paths: Iterable[str]) -> list[str]:
+    """Return the shortest ends of different ``paths``, by whole folder names, that tell them apart."""
+    parts = [Path(path).parts for path in paths]
+    names = ["/".join(part[-1:]) for part in parts]
+    for depth in range(2, max(map(len, parts), default=0) + 1):
+        often = Counter(names)
+        names = ["/".join(p[-depth:]) if often[n] > 1 else n for n, p in zip(names, parts, strict=True)]
+    return names
 
 
 def _fill(runs: pd.DataFrame, key: str) -> None:
@@ -116,13 +129,13 @@ def _fill(runs: pd.DataFrame, key: str) -> None:
 
 
 def _find(folders: Sequence[str | Path]) -> Iterator[Path]:
-    """Yield every folder below ``folders`` that has a run.json, without looking further inside it."""
+    """Yield the real path of every run below ``folders``, without looking further inside it."""
     for folder in folders:
         if not Path(folder).exists():
             raise UserError(f"{folder} does not exist; name a folder of runs, such as outputs/runs")
         for place, names, _ in os.walk(folder):
             if is_run(Path(place)):
-                yield Path(place)
+                yield Path(place).resolve()
                 names.clear()
             names.sort()
 
@@ -135,7 +148,7 @@ def _row(run: RunFolder) -> dict[str, Any]:
     seconds = float(info.get("seconds") or 0.0)
     row = Row(
         path=str(run.path),
-        name=info.get("name", run.path.name) if "/sweeps/" not in f"{run.path}" else "/".join(run.path.parts[-2:]),
+        name=run.path.name,
         status=info["status"],
         task_name=info.get("task_name"),
         tags=" ".join(info.get("tags", [])),

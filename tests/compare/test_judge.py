@@ -1,0 +1,161 @@
+"""What compare says of differences, on run folders made for the question."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from omegaconf import OmegaConf
+from scipy import stats
+
+from mnist_exp import compose, load_runs
+from mnist_exp.runs.folder import RunFolder
+
+
+def make(name: str, seed: int, test_acc: float, *overrides: str, tta: float | None = None, place: str = "runs") -> None:
+    """Write a finished run of 1,000 test images without training one."""
+    config = OmegaConf.to_yaml(compose("data=sample", f"seed={seed}", *overrides))
+    info = {
+        "status": "finished",
+        "prefix": "x",
+        "seed": seed,
+        "overrides": ["data=sample", *overrides],
+        "epoch": 1,
+        "epochs": 1,
+        "started": f"2026-01-01T00:00:{seed:02}",
+        "dataset": {"name": "sample", "train": 9, "val": 9, "test": 1000, "md5": "0", "split_seed": 0},
+        "metrics": {"val_acc": test_acc, "test_acc": test_acc, "test_acc_tta": tta, "images_per_s": 1.0},
+    }
+    RunFolder.create(Path(place, name).absolute(), info, {"config.yaml": config}).unlock()
+
+
+def asked(command, *arguments: str) -> tuple[list[dict], str]:
+    """Return the rows of the answer, and what was printed."""
+    done = command("compare", "runs", *arguments, "--csv", "answer.csv")
+    assert done.status == 0, done.err
+    return pd.read_csv("answer.csv").to_dict("records"), done.out
+
+
+def test_a_seed_that_was_run_often_counts_once_in_all_figures(command, place):
+    gains = {1: 0.02, 2: 0.025, 3: 0.03}
+    base = {1: 99.0, 2: 99.2, 3: 99.3}
+    for seed, accuracy in base.items():
+        make(f"a{seed}", seed, accuracy)
+        make(f"b{seed}", seed, accuracy + gains[seed], "optimizer.lr=0.03")
+    for again in "xyz":
+        make(f"b1{again}", 1, base[1] + gains[1], "optimizer.lr=0.03")
+    (row,), _ = asked(command, "--baseline", "a1", "--group-by", "optimizer.lr")
+    expected = stats.ttest_1samp(list(gains.values()), 0)
+    assert (row["n"], row["n_baseline"], row["test"]) == (3, 3, "paired t")
+    assert row["difference"] == pytest.approx(0.025)
+    assert row["test_acc_mean"] - row["baseline_mean"] == pytest.approx(0.025)
+    assert row["p"] == row["p_holm"] == pytest.approx(expected.pvalue)
+    assert row["verdict"] == "better"
+    _, many = asked(command, "--group-by")[0]
+    assert (many["n"], many["runs"], many["seeds"]) == (3, 6, "1,2,3")
+    assert many["test_acc_mean"] == pytest.approx(np.mean([base[s] + gains[s] for s in base]))
+    assert "test_acc_best" not in many
+
+
+def test_gain_and_p_of_a_group_are_of_the_same_runs(command, place):
+    for name, seed, gain in (("a", 1, 0.05), ("b", 1, -0.15), ("c", 2, 0.02), ("d", 3, 0.03)):
+        make(name, seed, 99.0, tta=99.0 + gain)
+    (row,), _ = asked(command, "--group-by")
+    means = [-0.05, 0.02, 0.03]
+    assert row["tta_gain"] == pytest.approx(np.mean(means), abs=1e-9)
+    assert row["tta_p"] == pytest.approx(stats.ttest_1samp(means, 0).pvalue)
+
+
+def test_groups_that_hide_another_difference_get_no_verdict(command, place):
+    for seed in range(1, 6):
+        make(f"a{seed}", seed, 98.0 + seed / 100, "augment=light")
+        make(f"b{seed}", seed, 99.0 + seed / 90, "augment=strong_light", "model=small_cnn")
+    (row,), out = asked(command, "--baseline", "a1", "--group-by", "augment")
+    assert row["verdict"] == "cannot tell"
+    assert row["p"] != row["p"]
+    assert "model._target_" in row["test"]
+    assert "no verdict" in out
+    make("c1", 1, 98.5, "augment=light", "model=small_cnn")
+    rows, out = asked(command, "--group-by", "augment")
+    assert "model" in next(row["varies"] for row in rows if row["augment"] == "light")
+    assert "its mean is of different recipes" in out
+
+
+def test_groups_with_the_same_other_values_are_matched_on_them(command, place):
+    differences = []
+    for seed in (1, 2, 3):
+        for model, accuracy in (("small_cnn", 98.0), ("wide_small_resnet", 99.0)):
+            gain = 0.02 + seed / 100 + (model == "small_cnn") / 200
+            make(f"a-{model}-{seed}", seed, accuracy, f"model={model}")
+            make(f"b-{model}-{seed}", seed, accuracy + gain, f"model={model}", "augment.mix.prob=0")
+            differences.append(gain)
+    (row,), _ = asked(command, "--baseline", "a-small_cnn-1", "--group-by", "augment.mix.prob")
+    assert (row["n"], row["test"], row["verdict"]) == (6, "paired t", "better")
+    assert row["p"] == pytest.approx(stats.ttest_1samp(differences, 0).pvalue)
+
+
+def test_a_choice_that_sets_many_keys_is_compared_as_it_is(command, place):
+    for seed in (1, 2, 3):
+        make(f"a{seed}", seed, 98.0)
+        make(f"b{seed}", seed, 99.0 + seed / 50, "experiment=fast")
+    (row,), _ = asked(command, "--baseline", "a1", "--group-by", "experiment")
+    assert (row["test"], row["verdict"]) == ("paired t", "better")
+
+
+def test_what_does_not_vary_is_tested_by_permutations_and_says_so(command, place):
+    for seed in range(1, 6):
+        make(f"a{seed}", seed, 98.0 + seed / 100)
+        make(f"b{seed}", seed, 98.1 + seed / 100, "optimizer.lr=0.03")
+        make(f"c{seed}", seed + 10, 97.0, "optimizer.lr=0.05")
+        make(f"d{seed}", seed, 97.2, "optimizer.lr=0.07")
+    rows, _ = asked(command, "--baseline", "a1", "--group-by", "optimizer.lr")
+    same = next(row for row in rows if row["optimizer.lr"] == 0.03)
+    assert same["test"] == "sign flips (same difference in all)"
+    assert same["p"] == pytest.approx(2 * 0.5**5)
+    assert same["verdict"] == "cannot tell"
+    (row,) = (
+        r for r in asked(command, "--baseline", "c1", "--group-by", "optimizer.lr")[0] if r["optimizer.lr"] == 0.07
+    )
+    assert row["test"] == "permutation (no variance)"
+    assert row["p"] == pytest.approx(2 / 252)
+
+
+def test_p_values_are_adjusted_for_their_number(command, place):
+    draws = np.random.default_rng(0)
+    for group in range(6):
+        for seed in range(1, 5):
+            make(f"g{group}-{seed}", seed, 99 + float(draws.normal(0, 0.05)), f"optimizer.k={group + 1}")
+    rows, _ = asked(command, "--baseline", "g0-1", "--group-by", "optimizer.k")
+    p = sorted(row["p"] for row in rows)
+    held = np.minimum(1, np.maximum.accumulate(np.array(p) * np.arange(len(p), 0, -1)))
+    assert sorted(row["p_holm"] for row in rows) == pytest.approx(held)
+
+
+def test_a_run_is_known_by_its_real_path(command, place):
+    make("a1", 1, 99.0)
+    make("a2", 2, 99.0)
+    Path("link").symlink_to("runs")
+    assert len(load_runs("runs", "runs/a1", "link", Path("runs").absolute())) == 2
+    done = command("compare", "runs", "link", "runs/../runs/a1", "--group-by", "--csv", "answer.csv")
+    assert done.status == 0, done.err
+    assert pd.read_csv("answer.csv")["n"].tolist() == [2]
+
+
+def test_names_are_the_shortest_paths_that_tell_runs_apart(command, place):
+    for study in ("one", "two"):
+        for trial in (0, 1):
+            make(f"trial-{trial}", trial, 99.0 + trial / 10, place=f"runs/{study}")
+    make("trial-1", 5, 98.0, place="runs/deep/one")
+    make("alone", 7, 98.0)
+    frame = load_runs("runs")
+    names = ["one/trial-0", "runs/one/trial-1", "two/trial-0", "two/trial-1", "deep/one/trial-1", "alone"]
+    assert sorted(frame["name"]) == sorted(names)
+    assert set(load_runs("runs/one")["name"]) == {"trial-0", "trial-1"}
+    (path,) = frame.loc[frame["name"] == "deep/one/trial-1", "path"]
+    assert path.endswith("runs/deep/one/trial-1")
+    done = command("compare", "runs", "--baseline", "trial-0")
+    assert done.status == 2
+    assert "one/trial-0, two/trial-0" in done.err
+    done = command("compare", "runs", "--html", "page.html", "--plot", "curves.png")
+    assert done.status == 0, done.err
+    assert all(f'"{name}"' in Path("page.html").read_text() for name in names)
