@@ -71,5 +71,5 @@ def cell(column: str, value: Any) -> str:
             return f"{value:+.2f}"
         if column == "images_per_s":
             return f"{value:,.0f}"
-        return f"{value:.3g}"
+        return f"{value:.0f}" if value.is_integer() and abs(value) < 1e9 else f"{value:.3g}"
     return str(value)

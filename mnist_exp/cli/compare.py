@@ -165,6 +165,8 @@ def _answer(runs: pd.DataFrame, options: argparse.Namespace, tell: Tell) -> tupl
 
 def _write(runs: pd.DataFrame, answer: pd.DataFrame | None, options: argparse.Namespace) -> None:
     """Write the files that are asked for; CSV and JSON hold the answer, if there is a question."""
+    for file in filter(None, (options.csv, options.json, options.html, options.plot)):
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
     result = runs if answer is None else answer
     if options.csv:
         result.to_csv(options.csv, index=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import math
 import os
@@ -59,7 +60,7 @@ FACTS = (*(field.name for field in dataclasses.fields(Row)), "test_low", "test_h
 
 
 def load_runs(
-    *folders: str | Path, keys: Sequence[str] = (), tell: Callable[[str], None] = log.warning
+    *folders: str | Path | Iterable[str | Path], keys: Sequence[str] = (), tell: Callable[[str], None] = log.warning
 ) -> pd.DataFrame:
     """Return a DataFrame with a row for every run and trial below ``folders`` (default: "outputs"), oldest first.
 
@@ -80,7 +81,8 @@ def load_runs(
     import pandas as pd
 
     rows = []
-    for path in dict.fromkeys(_find(folders or ("outputs",))):  # by whatever ways it was reached
+    each = [[folder] if isinstance(folder, str | Path) else folder for folder in folders or ("outputs",)]
+    for path in dict.fromkeys(_find(itertools.chain(*each))):  # by whatever ways it was reached
         try:
             row = _row(RunFolder.open(path))
         except UserError as error:
@@ -128,7 +130,7 @@ def _fill(runs: pd.DataFrame, key: str) -> None:
         runs[key] = runs[key].infer_objects()
 
 
-def _find(folders: Sequence[str | Path]) -> Iterator[Path]:
+def _find(folders: Iterable[str | Path]) -> Iterator[Path]:
     """Yield the real path of every run below ``folders``, without looking further inside it."""
     for folder in folders:
         if not Path(folder).exists():

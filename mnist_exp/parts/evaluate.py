@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import update_bn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mnist_exp.checked import Count, checked
 from mnist_exp.data.splits import LoaderSplit, Split
@@ -73,10 +73,28 @@ class Evaluator:
             targets.append(labels)
         return torch.cat(probs).cpu(), torch.cat(targets).cpu()
 
+    @torch.no_grad()
     def recompute_bn(self, model: nn.Module, split: Split | LoaderSplit, autocast: torch.autocast) -> None:
-        """Recompute the BN statistics of ``model`` on the untransformed ``split``."""
-        with autocast:
-            update_bn((images for images, _ in self.images(split)), model)
+        """Recompute the BN statistics of ``model`` on the untransformed ``split``, every image counting the same.
+
+        As torch's swa_utils.update_bn, but that the batches are weighted by their size: the last one may be small.
+        """
+        norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+        if not norms:
+            return
+        momenta, training, seen = [norm.momentum for norm in norms], model.training, 0
+        for norm in norms:
+            norm.reset_running_stats()
+        model.train()
+        for images, _ in self.images(split):
+            seen += len(images)
+            for norm in norms:
+                norm.momentum = len(images) / seen
+            with autocast:
+                model(images)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        model.train(training)
 
 
 def accuracy(probs: Tensor, labels: Tensor) -> float:

@@ -42,11 +42,11 @@ class Schedule:
     @property
     def swa_epoch(self) -> int:
         """First epoch whose weights enter the average; ``total + 1`` where there is none."""
-        return self.total + 1 if self.swa_start is None else max(1, int(self.total * self.swa_start))
+        return self.total + 1 if self.swa_start is None else max(1, int(_share(self.total, self.swa_start)))
 
     def light(self, epoch: int) -> bool:
         """Whether ``epoch`` belongs to the last phase: light transforms, no mixing."""
-        return epoch > self.total * (1 - self.final_frac)
+        return epoch > _share(self.total, 1 - self.final_frac)
 
     def phase(self, epoch: int) -> str:
         """Return "strong" or "light", with "+swa" where the epoch's weights enter the average."""
@@ -107,6 +107,11 @@ class OneCycle(Schedule):
         if now <= peak:
             return _cosine(start, base_lr, now / peak if peak > 0 else 1.0)
         return _cosine(base_lr, start / self.final_div_factor, (now - max(peak, 0)) / max(last - max(peak, 0), 1))
+
+
+def _share(epochs: int, share: float) -> float:
+    """Return a share of the epochs, a whole number where it is meant to be one: 0.29 * 100 is 28.999999999999996."""
+    return round(epochs * share, 9)
 
 
 def _cosine(start: float, end: float, share: float) -> float:

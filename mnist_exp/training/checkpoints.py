@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import logging
 import pickle
+import struct
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,10 @@ from mnist_exp.runs.folder import RunFolder
 
 log = logging.getLogger(__name__)
 _FORMAT = "mnist_exp checkpoint 1"
+_DAMAGES = (
+    *(OSError, EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile, zlib.error),
+    *(pickle.UnpicklingError, NotImplementedError, struct.error),
+)
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -26,12 +33,21 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint to the CPU. Raises UserError naming the file if it is missing, torn or not one of ours."""
+    """Read a checkpoint to the CPU. Raises UserError naming the file if it is missing, damaged or not one of ours.
+
+    torch keeps a checksum of each part, but does not look at it when it loads; here it is.
+    """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        content = io.BytesIO(path.read_bytes())
+        with zipfile.ZipFile(content) as parts:
+            damaged = parts.testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
+        content.seek(0)
+        state = torch.load(content, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist") from error
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, ValueError, KeyError) as error:
+    except _DAMAGES as error:
         raise UserError(f"{path} is torn or not a checkpoint ({type(error).__name__})") from error
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
         raise UserError(f"{path} is not a checkpoint of mnist_exp")

@@ -136,6 +136,7 @@ def test_a_run_is_known_by_its_real_path(command, place):
     make("a2", 2, 99.0)
     Path("link").symlink_to("runs")
     assert len(load_runs("runs", "runs/a1", "link", Path("runs").absolute())) == 2
+    assert len(load_runs(["runs/a1", Path("runs/a2")])) == len(load_runs(["runs/a1"], "runs")) == 2
     done = command("compare", "runs", "link", "runs/../runs/a1", "--group-by", "--csv", "answer.csv")
     assert done.status == 0, done.err
     assert pd.read_csv("answer.csv")["n"].tolist() == [2]
@@ -159,3 +160,24 @@ def test_names_are_the_shortest_paths_that_tell_runs_apart(command, place):
     done = command("compare", "runs", "--html", "page.html", "--plot", "curves.png")
     assert done.status == 0, done.err
     assert all(f'"{name}"' in Path("page.html").read_text() for name in names)
+
+
+def test_whole_numbers_are_printed_whole(command, place):
+    make("a1", 1, 99.0, "data.val_size=1000", "data.train_limit=2000")
+    make("a2", 1, 99.0)
+    done = command("compare", "runs")
+    assert "1000" in done.out
+    assert "e+03" not in done.out
+
+
+def test_files_may_be_written_to_new_folders(command, place):
+    make("a1", 1, 99.0)
+    files = {f"--{kind}": f"new/{kind}/file" for kind in ("csv", "json", "html", "plot")}
+    files["--plot"] += ".png"
+    done = command("compare", "runs", *(word for option in files.items() for word in option))
+    assert done.status == 0, done.err
+    assert all(Path(file).stat().st_size for file in files.values())
+    done = command("compare", "runs", "--csv", "new/csv/file/no/x.csv")
+    assert done.status == 1
+    assert "new/csv/file" in done.err
+    assert "Traceback" not in done.err

@@ -39,20 +39,22 @@ def test_tta_is_the_mean_of_the_shifted_probabilities(split):
     assert nll(probs, labels) == pytest.approx(float(F.nll_loss(expected.log(), labels)), rel=1e-5)
 
 
-def test_bn_statistics_are_those_of_the_untransformed_images(split):
+@pytest.mark.parametrize("batch_size", [30, 40])
+def test_bn_statistics_are_those_of_the_untransformed_images(split, batch_size):
     torch.manual_seed(0)
     model = SmallCNN()
     first = model.features[1]
-    evaluator = Evaluator(Normalize(0.1307, 0.3081), bn_update_batch_size=30)
+    evaluator = Evaluator(Normalize(0.1307, 0.3081), bn_update_batch_size=batch_size)
     for _ in range(3):  # something else before
         model(torch.randn(8, 1, 28, 28))
     evaluator.recompute_bn(model, split, PLAIN)
     images = (split.images.float() / 255 - 0.1307)[:, None] / 0.3081
     conv = model.features[0]
     assert isinstance(conv, nn.Conv2d)
-    outputs = [conv(batch) for batch in images.split(30)]
-    expected = torch.stack([o.mean((0, 2, 3)) for o in outputs]).mean(0)
-    torch.testing.assert_close(first.running_mean, expected)
+    outputs = [conv(batch) for batch in images.split(batch_size)]
+    torch.testing.assert_close(first.running_mean, conv(images).mean((0, 2, 3)))
+    variances = torch.stack([o.var((0, 2, 3)) * len(o) / 90 for o in outputs]).sum(0)
+    torch.testing.assert_close(first.running_var, variances)
     assert first.momentum == 0.1
 
 

@@ -1,5 +1,8 @@
 """Learning rates against torch's schedulers, phases against the original's constants."""
 
+import math
+from fractions import Fraction
+
 import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
@@ -21,6 +24,16 @@ def test_phases_of_the_original():
     assert not full.light(187)
     assert full.light(188)
     assert Cosine(2, 2).swa_epoch == 5  # none
+
+
+def test_shares_of_epochs_are_exact():
+    for total in range(1, 301):
+        for percent in range(101):
+            share = Fraction(percent, 100)
+            schedule = Cosine(total, 0, final_frac=percent / 100, swa_start=percent / 100)
+            assert schedule.swa_epoch == max(1, math.floor(total * share)), (total, percent)
+            light = sum(schedule.light(epoch) for epoch in range(1, total + 1))
+            assert light == total - math.floor(total * (1 - share)), (total, percent)
 
 
 def test_cosine_is_torchs():
