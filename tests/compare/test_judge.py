@@ -1,5 +1,6 @@
 """What compare says of differences, on run folders made for the question."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,14 @@ from mnist_exp import compose, load_runs
 from mnist_exp.runs.folder import RunFolder
 
 
+@functools.cache
+def composed(overrides: tuple[str, ...]) -> str:
+    return OmegaConf.to_yaml(compose("data=sample", *overrides))
+
+
 def make(name: str, seed: int, test_acc: float, *overrides: str, tta: float | None = None, place: str = "runs") -> None:
     """Write a finished run of 1,000 test images without training one."""
-    config = OmegaConf.to_yaml(compose("data=sample", f"seed={seed}", *overrides))
+    config = composed(overrides).replace("seed: 42", f"seed: {seed}")
     info = {
         "status": "finished",
         "prefix": "x",
