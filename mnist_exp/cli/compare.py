@@ -80,7 +80,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--sort", metavar="COLUMN", help="best first")
     add("--last", type=int, metavar="N", help="only the N newest")
     add("--columns", type=_commas, metavar="A,B", help="instead of the usual ones")
-    add("--group-by", type=_commas, nargs="?", const=[], metavar="KEY,KEY", help="n, mean and std over the seeds of each group")
+    add(
+        "--group-by",
+        type=_commas,
+        nargs="?",
+        const=[],
+        metavar="KEY,KEY",
+        help="n, mean and std over the seeds of each group",
+    )
     add("--baseline", metavar="RUN", help="difference of each other run to this one, and its significance")
     for kind in ("csv", "json", "html"):
         add(f"--{kind}", metavar="FILE", help=f"write {kind.upper()}")

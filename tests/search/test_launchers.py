@@ -10,7 +10,8 @@ import sys
 import optuna
 import pytest
 import yaml
-from small import BASELINE, TINY, states
+from helpers import info, start, wait_until
+from small import BASELINE, TINY, states, trials
 
 
 def has(module: str) -> bool:
@@ -85,3 +86,19 @@ def test_two_sweepers_share_one_study_in_postgresql(place, postgres):
     assert [t.params for t in found].count(BASELINE) == 1
     assert len({json.dumps(t.params, sort_keys=True) for t in found}) == len(found)
     assert len({t.user_attrs["owner"] for t in found}) == 2
+
+
+@pytest.mark.slow
+def test_two_sweepers_share_one_study_on_disk_and_one_takes_over_from_the_other(place):
+    more = ["data.train_limit=400", "data.batch_size=8", "schedule.initial_epochs=3", "hydra.sweeper.n_trials=5"]
+    first, second = (start(place, *TINY, *more) for _ in range(2))
+    sweep = place / "outputs" / "sweeps" / "quick"
+    wait_until(lambda: all(list((sweep / f"trial-{n}").glob("checkpoints/last.pth")) for n in range(2)))
+    first.kill()
+    first.wait()
+    assert second.wait(200) == 0, second.stderr.read()
+    assert states(place) == ["COMPLETE"] * 5
+    assert len({tuple(t.params.values()) for t in trials(place)}) == 5
+    assert sum(info(sweep / f"trial-{n}")["resumed"] for n in range(5)) == 1
+    assert len({t.user_attrs["owner"] for t in trials(place)}) == 1, "the trial that was taken over has a new owner"
+    assert not list(sweep.glob(".sweeper*"))
