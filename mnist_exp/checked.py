@@ -79,16 +79,14 @@ def allowed(hint: Any) -> str:
 def _wrong_value(
     error: ValidationError, target: Callable[..., Any], function: Callable[..., Any], options: Mapping[str, Any]
 ) -> WrongValue:
-    first = error.errors()[0]
+    first, parameters = error.errors()[0], inspect.signature(function).parameters
     name = str(first["loc"][0])
     if first["type"] == "unexpected_keyword_argument":
-        known = ", ".join(list(inspect.signature(function).parameters)[inspect.isclass(target) :])
+        known = ", ".join(list(parameters)[inspect.isclass(target) :])
         return WrongValue(name, repr(first["input"]), f"left out: {target.__name__} takes {known}")
-    parameters = list(inspect.signature(function).parameters)
-    name = parameters[int(name)] if name.isdigit() else name
-    hints = typing.get_type_hints(function, include_extras=True)
-    rest = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.VAR_KEYWORD]
-    hint = hints[name if name in hints else rest[0]]
+    name = list(parameters)[int(name)] if name.isdigit() else name
+    declared = name if name in parameters else next(p.name for p in parameters.values() if p.kind is p.VAR_KEYWORD)
+    hint = typing.get_type_hints(function, include_extras=True)[declared]
     if first["type"] == "missing_argument":
         return WrongValue(name, "missing", allowed(hint))
     found = options.get(name, first["input"])

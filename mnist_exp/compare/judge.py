@@ -210,10 +210,8 @@ def _varying(groups: Sequence[pd.DataFrame], keys: Sequence[str] | None) -> list
 
 def _composed(run: Any) -> dict[str, Any]:
     """Return the recipe of a run as it was composed: references to other keys stay, since these are named themselves."""
-    folder = RunFolder(Path(run["path"]), {})
-    flat = recipe.flatten(recipe.modernised(folder.config()))
     begun = {"warm_start": run["warm_start"]} if isinstance(run.get("warm_start"), str) else {}
-    return begun | {key: value for key, value in flat.items() if not recipe.below(key, (*recipe.PLACES, "seed"))}
+    return begun | recipe.values(RunFolder(Path(run["path"]), {}).config(), follow=False)
 
 
 def _correct(run: Any) -> tuple[Any, Any] | None:

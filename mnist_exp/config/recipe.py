@@ -48,18 +48,18 @@ def digest(config: Mapping[str, Any], warm_start: Any = None) -> str:
 
     ``warm_start``: the run whose weights it began with.
     """
-    whole = _follow(config, config)
-    parts = [values(config), sorted(_applied_in_turn(whole)), warm_start and str(warm_start)]
-    text = json.dumps(parts, sort_keys=True, default=str)
+    text = json.dumps([values(config), warm_start and str(warm_start)], sort_keys=True, default=str)
     return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()[:8]
 
 
-def values(config: Mapping[str, Any]) -> dict[str, Any]:
+def values(config: Mapping[str, Any], follow: bool = True) -> dict[str, Any]:
     """Return {dotted key: value} of what belongs to the recipe of a composed ``config``, which is plain data.
 
-    References between keys are followed, but for those to a place or to the seed, which differ between repetitions.
+    With ``follow``, references between keys are followed, but for those to a place or to the seed, which differ between
+    repetitions. "<key>.(order)" has the order of parts that are applied in turn.
     """
-    found = flatten(modernised(_follow(config, config)))
+    tree = modernised(_follow(config, config) if follow else config)
+    found = flatten(tree) | {f"{key}(order)": names for key, names in _applied_in_turn(tree)}
     return {key: _plain(value) for key, value in found.items() if not below(key, (*PLACES, "seed"))}
 
 

@@ -14,6 +14,7 @@ from mnist_exp.console import clock
 log = logging.getLogger(__name__)
 _LONG = 600.0  # seconds; a longer run on a CPU is announced
 _EVERY = 30.0  # seconds between plain lines
+_SHOWN = 0.1  # seconds between what a bar shows: a step may be shorter, and is not to wait for it
 _SHARE_OF_FORWARD = 1 / 3  # of a training step's time that scoring an image takes
 
 
@@ -48,7 +49,7 @@ class RunProgress:
         )
         self.id = self.bar.add_task("", total=epochs * self.per_epoch + final * _SHARE_OF_FORWARD, facts="")
         self.task = self.bar.tasks[0]
-        self.said = time_of()
+        self.said = self.shown = time_of()
 
     def __enter__(self) -> RunProgress:
         self.bar.start()
@@ -66,10 +67,14 @@ class RunProgress:
 
     def step(self, done: int, loss: float) -> None:
         """Show that ``done`` images of this epoch have been seen, with the mean loss so far."""
+        now = self.time_of()
+        if now - self.shown < _SHOWN:
+            return
+        self.shown = now
         speed = self.task.speed or 0.0
         facts = f"{speed:,.0f} images/s  loss {loss:.4f}"
         self.bar.update(self.id, completed=self.before + done, facts=facts)
-        now, left = self.time_of(), self.task.time_remaining
+        left = self.task.time_remaining
         if left is None:
             return
         if self.announce and (self.task.elapsed or 0) > 8:

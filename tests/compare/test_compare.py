@@ -132,6 +132,7 @@ def test_a_baseline_is_compared_image_by_image(command, runs):
     table = pd.read_csv("against.csv").set_index("name")
     assert set(table.index) == {"a2", "b1", "b2"}
     assert "not compared: split has other data or another split than a1" in done.out
+    assert "about these weights" in done.out
     right = {}
     for name in ("a1", "b1"):
         saved = np.load(runs / name / "results" / "predictions.npz")

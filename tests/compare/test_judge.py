@@ -50,7 +50,8 @@ def test_a_seed_that_was_run_often_counts_once_in_all_figures(command, place):
         make(f"b{seed}", seed, accuracy + gains[seed], "optimizer.lr=0.03")
     for again in "xyz":
         make(f"b1{again}", 1, base[1] + gains[1], "optimizer.lr=0.03")
-    (row,), _ = asked(command, "--baseline", "a1", "--group-by", "optimizer.lr")
+    (row,), out = asked(command, "--baseline", "a1", "--group-by", "optimizer.lr")
+    assert "over seeds; about the recipe" in out
     expected = stats.ttest_1samp(list(gains.values()), 0)
     assert (row["n"], row["n_baseline"], row["test"]) == (3, 3, "paired t")
     assert row["difference"] == pytest.approx(0.025)
@@ -85,6 +86,16 @@ def test_groups_that_hide_another_difference_get_no_verdict(command, place):
     rows, out = asked(command, "--group-by", "augment")
     assert "model" in next(row["varies"] for row in rows if row["augment"] == "light")
     assert "its mean is of different recipes" in out
+
+
+def test_groups_that_hide_another_order_of_transforms_get_no_verdict(command, place):
+    crop = "+augment.strong.crop={_target_:mnist_exp.parts.augment.RandomCrop,padding:4}"
+    for seed in (1, 2, 3):
+        make(f"a{seed}", seed, 98.0 + seed / 100)
+        make(f"b{seed}", seed, 99.0 + seed / 90, "optimizer.lr=0.03", "~augment.strong.crop", crop)
+    (row,), _ = asked(command, "--baseline", "a1", "--group-by", "optimizer.lr")
+    assert row["verdict"] == "cannot tell"
+    assert "augment.strong.(order)" in row["test"]
 
 
 def test_groups_with_the_same_other_values_are_matched_on_them(command, place):
