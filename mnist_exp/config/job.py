@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import re
 import shlex
 import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
 
 from mnist_exp.checked import checked
-from mnist_exp.config.recipe import RESUMABLE, below, modernised
+from mnist_exp.config.recipe import RESUMABLE, below, flatten, modernised
 from mnist_exp.console import without_password
 from mnist_exp.errors import UserError
 
@@ -73,6 +76,7 @@ class Job:
 
     def check(self) -> None:
         """Raise UserError for what no component would notice."""
+        _refuse_unknown(self.config)
         tags = self.config.tags
         _keys_of_no_group(
             seed=self.config.seed,
@@ -108,6 +112,22 @@ class Job:
             if key != "resume":
                 OmegaConf.update(saved, key, OmegaConf.select(self.config, key), merge=False, force_add=True)
         return dataclasses.replace(self, config=saved)
+
+
+def _refuse_unknown(config: DictConfig) -> None:
+    """Raise UserError for a key beside the groups that nothing reads, neither mnist_exp nor a reference."""
+    primary = yaml.safe_load((Path(config_folder()) / "train.yaml").read_text())
+    known = {*primary, *(next(iter(choice)) for choice in primary["defaults"] if isinstance(choice, dict))}
+    text = OmegaConf.to_yaml(config)
+    for key in map(str, config):
+        if key in known or re.search(rf"\$\{{{re.escape(key)}[.}}]", text):
+            continue
+        wrong = next(iter(flatten({key: config[key]})))
+        near = difflib.get_close_matches(
+            wrong, [*known, *flatten({str(k): v for k, v in config.items() if k != key})], 1
+        )
+        hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(sorted(known - {'defaults'}))}"
+        raise UserError(f"{wrong} is no key that anything reads, so it would change nothing. {hint}")
 
 
 @checked

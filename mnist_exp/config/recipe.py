@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-RULE = 1  # of digests; to be raised when equal configs get another one than before
+RULE = 2  # of digests; to be raised when equal configs get another one than before
 # keys, with all below them, that say where and as what a run is computed; every other key is what it computes
 PLACES = (
     *("paths", "data.root", "data.download_timeout", "trainer.device", "trainer.threads", "logger"),
@@ -29,6 +29,8 @@ _MOVED = {
     "mnist_exp.sweep": "mnist_exp.search.sweeper",
     "mnist_exp.progress": "mnist_exp.console",
 }
+# keys that configs of older versions do not have, and what they meant by that
+_ADDED = {"schedule.interval": "epoch"}
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
 
 
@@ -59,7 +61,7 @@ def values(config: Mapping[str, Any], follow: bool = True) -> dict[str, Any]:
     repetitions. "<key>.(order)" has the order of parts that are applied in turn.
     """
     tree = modernised(_follow(config, config) if follow else config)
-    found = flatten(tree) | {f"{key}(order)": names for key, names in _applied_in_turn(tree)}
+    found = _ADDED | flatten(tree) | {f"{key}(order)": names for key, names in _applied_in_turn(tree)}
     return {key: _plain(value) for key, value in found.items() if not below(key, (*PLACES, "seed"))}
 
 

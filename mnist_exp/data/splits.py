@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,19 +64,47 @@ class LoaderSplit:
         return targets_of(self.dataset).to(self.device)
 
     def batches(self, batch_size: int, seed: int | None = None, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images, labels) as the data set's transforms return them, moved to the device."""
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        """Yield (images, labels) as the data set's transforms return them, moved to the device; see ``Split.batches``.
+
+        Each image has random numbers of its own, which follow from ``seed`` and its place in the data set: they are the
+        same in whatever process, after whatever batch it is made. Without ``seed`` they are the same every time.
+        """
+        order = None if seed is None else torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        indices = list(range(len(self))) if order is None else order.tolist()
         loader = torch.utils.data.DataLoader(
-            self.dataset,
+            _Seeded(self.dataset, seed or 0),
             batch_size,
-            shuffle=seed is not None,
-            generator=generator,
+            sampler=indices[skip * batch_size :],
+            generator=torch.Generator(),  # of seeds for its processes; else it would draw from the run's random numbers
             num_workers=self.num_workers,
             pin_memory=self.device.type == "cuda",
         )
-        for number, (images, labels) in enumerate(loader):
-            if number >= skip:
-                yield images.to(self.device, non_blocking=True), torch.as_tensor(labels).to(self.device)
+        for images, labels in loader:
+            yield images.to(self.device, non_blocking=True), torch.as_tensor(labels).to(self.device)
+
+
+@dataclass
+class _Seeded(torch.utils.data.Dataset[Any]):
+    """A map-style data set each of whose items is made with random numbers of its own, in torch, numpy and random."""
+
+    dataset: Any
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        own, *words = np.random.SeedSequence((self.seed, index)).generate_state(3).tolist()
+        python, numpy = random.getstate(), np.random.get_state()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(own)
+            np.random.seed(words[0])
+            random.seed(words[1])
+            try:
+                return self.dataset[index]
+            finally:
+                random.setstate(python)
+                np.random.set_state(numpy)
 
 
 @dataclass

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mnist_exp.checked import Count, Natural, Positive, Share, checked
+from mnist_exp.checked import Natural, Positive, Share, checked
 from mnist_exp.errors import require
 
 
@@ -65,9 +65,12 @@ class Schedule:
 @checked
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """Cosine annealing by the epoch, from the base rate to ``eta_min``; with ``swa_start`` it ends where SWA starts.
+    """Cosine annealing from the base rate to ``eta_min``; with ``swa_start`` it ends where SWA starts.
 
-    In the SWA epochs the rate then goes, by half a cosine over ``swa_anneal_epochs`` epochs, to ``swa_lr`` and stays.
+    In the SWA epochs the rate then goes, by half a cosine over ``swa_anneal_epochs`` epochs, to ``swa_lr`` and stays;
+    None: over 10 of them, as torch does, or over all where there are fewer. ``interval`` "step": each step has its rate,
+    and the last one of a curve that curve's end. "epoch": each epoch has one, as by torch's CosineAnnealingLR and SWALR
+    stepped once an epoch; ``eta_min`` is then what the epoch after the curve's last would have.
 
     Sources: Loshchilov, Hutter, "SGDR" (2016), https://arxiv.org/abs/1608.03983; Izmailov et al., "Averaging Weights
     Leads to Wider Optima and Better Generalization" (2018), https://arxiv.org/abs/1803.05407.
@@ -75,15 +78,21 @@ class Cosine(Schedule):
 
     eta_min: Annotated[float, Field(ge=0)] = 1e-6
     swa_lr: Positive = 0.01
-    swa_anneal_epochs: Count = 10
+    swa_anneal_epochs: Annotated[int, Field(ge=1, description="null: at most 10")] | None = None
+    interval: Literal["step", "epoch"] = "epoch"
 
     def lr(self, base_lr: float, epoch: int, step: int, steps: int) -> float:
         before = min(self.swa_epoch - 1, self.total)  # epochs of the first curve
+        anneal = self.swa_anneal_epochs or min(10, self.total - before)
+        by_step = self.interval == "step"
+        now, unit = (epoch - 1 + step / steps, 1 / steps) if by_step else (epoch - 1, 1)  # in epochs
+        last = before - unit
         if epoch <= before:
-            return _cosine(base_lr, self.eta_min, (epoch - 1) / before)
+            end = last if by_step else before
+            return _cosine(base_lr, self.eta_min, now / end if end else 0.0)
         if before == 0:  # averaging from the first epoch: the curve starts at the base rate itself
-            return _cosine(base_lr, self.swa_lr, min(1.0, (epoch - 1) / self.swa_anneal_epochs))
-        return _cosine(self.eta_min, self.swa_lr, min(1.0, (epoch - before) / self.swa_anneal_epochs))
+            return _cosine(base_lr, self.swa_lr, min(1.0, now / anneal))
+        return _cosine(self.eta_min, self.swa_lr, min(1.0, (now - last) / anneal))
 
 
 @checked

@@ -7,6 +7,7 @@ import ctypes
 import math
 import platform
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +25,8 @@ class Trainer:
     """The device that trains, and how.
 
     ``device``: auto (a GPU if there is one), cpu, cuda, cuda:N or mps. ``precision``: auto is bf16 or fp16 on GPUs that
-    have it, fp32 elsewhere. ``compile``: torch.compile the training step's forward pass. ``threads``: of the CPU.
+    have it, fp32 elsewhere. ``compile``: torch.compile the training step's forward pass. ``threads`` of the CPU are set
+    for this process: see ``threads_kept``.
     ``max_steps`` ends a run after that many steps. ``profile``: write a torch.profiler trace of the first 20 steps.
     Raises UserError for a device or precision that this machine does not have.
     """
@@ -89,6 +91,16 @@ def resolve_precision(name: str, device: torch.device) -> str:
     if name == "fp16" and device.type == "cpu":
         raise WrongValue("precision", name, "fp32 (fast) or bf16 on a CPU; fp16 trains on GPUs only")
     return name
+
+
+@contextlib.contextmanager
+def threads_kept() -> Iterator[None]:
+    """Give the process back the number of threads that it had before."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def keep_freed_memory() -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill at any moment: written beside and moved, the one before kept, top k by validation."""
+"""Checkpoints that survive a kill at any moment: written beside and moved, one before kept, top k by validation."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pickle
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,9 @@ def load(path: Path) -> dict[str, Any]:
 
 
 class Checkpoints:
-    """The checkpoints of one run: last.pth, previous.pth (the one before) and the ``top_k`` best by validation.
+    """The checkpoints of one run: last.pth, previous.pth and the ``top_k`` best by validation.
+
+    previous.pth is the newest one before last.pth that stands at the start of an epoch.
 
     ``best`` lists {"epoch", "val_acc", "val_loss"} of the kept ones, best first: higher accuracy, then lower loss,
     then earlier epoch.
@@ -67,6 +70,7 @@ class Checkpoints:
         self.last = run.checkpoints / "last.pth"
         self.previous = run.checkpoints / "previous.pth"
         self.best: list[dict[str, Any]] = []
+        self._starts_epoch = False  # whether last.pth does, and is whole
 
     @property
     def first(self) -> dict[str, Any] | None:
@@ -84,22 +88,23 @@ class Checkpoints:
         return True
 
     def save_last(self, state: dict[str, Any]) -> None:
-        """Write last.pth, keeping the one before, then delete best checkpoints that have been overtaken."""
+        """Write last.pth, keeping the one before as said, then delete best checkpoints that have been overtaken."""
         fresh = self.last.with_name("next.pth")
         save(fresh, {**state, "best": self.best})
-        if self.last.exists():
+        if self._starts_epoch:
             self.last.replace(self.previous)
         fresh.replace(self.last)
+        self._starts_epoch = state["step"] == 0
         kept = {self.run.checkpoint(entry["epoch"]) for entry in self.best}
         for stale in set(self.run.checkpoints.glob(f"{self.run.prefix}_ckpt_epoch*.pth")) - kept:
             stale.unlink()
 
-    def load_last(self, model: dict[str, Any] | None = None) -> dict[str, Any] | None:
-        """Return the newest state that can be read, saying so if it is not the last; None if there is none yet.
+    def load_last(self, obstacle: Callable[[dict[str, Any]], str | None] = lambda state: None) -> dict[str, Any] | None:
+        """Return the newest state that can be gone on from, saying so if it is not the last; None if there is none yet.
 
-        ``model``: a state_dict whose names and shapes the weights must have.
+        ``obstacle`` says why a state cannot be. Raises UserError if that, and no damage, would cost whole epochs.
         """
-        problems = []
+        problems, passed = [], 1
         for path in (self.last, self.previous):
             try:
                 state = load(path)
@@ -110,19 +115,20 @@ class Checkpoints:
             if "optimizer" not in state:
                 problems.append(f"{path} is not the state of a training run")
                 continue
-            if model is not None and _shapes(state["model"]) != _shapes(model):
-                problems.append(f"{path} holds the weights of another model")
+            reason = obstacle(state)
+            if reason is not None:
+                problems.append(f"{path} {reason}")
+                passed = max(passed, state["epoch"])
                 continue
             for problem in problems:
                 log.warning("%s; going on from %s (epoch %d)", problem, path.name, state["epoch"])
             self.best = [entry for entry in state["best"] if self.run.checkpoint(entry["epoch"]).exists()]
+            self._starts_epoch = path == self.last and state["step"] == 0
             return state
+        if passed > 1:
+            raise UserError(f"{'; '.join(problems)}. Go on there, or start a new run")
         if problems:
             log.warning(
-                "%s; no checkpoint before it can be read either, so starting from the first epoch", "; ".join(problems)
+                "%s; no checkpoint before it can be used either, so starting from the first epoch", "; ".join(problems)
             )
         return None
-
-
-def _shapes(weights: dict[str, Any]) -> dict[str, Any]:
-    return {name: value.shape for name, value in weights.items()}

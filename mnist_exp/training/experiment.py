@@ -10,6 +10,7 @@ from typing import Any
 from mnist_exp.config.job import Job
 from mnist_exp.config.recipe import flatten
 from mnist_exp.errors import require
+from mnist_exp.parts.trainer import threads_kept
 from mnist_exp.runs.folder import RunFolder, refuse_existing
 from mnist_exp.runs.record import Record, begin, every_ending
 from mnist_exp.signals import terminate_as_interrupt
@@ -17,11 +18,12 @@ from mnist_exp.training.checkpoints import Checkpoints
 from mnist_exp.training.components import Components, build_components, load_weights
 from mnist_exp.training.loop import Loop
 from mnist_exp.training.results import draw_history, score, summarise
-from mnist_exp.training.state import State
+from mnist_exp.training.state import STREAMS, State
 
 log = logging.getLogger(__name__)
 
 
+@threads_kept()
 def run(
     job: Job, begun: RunFolder | None = None, on_epoch: Callable[[RunFolder], None] = lambda run: None
 ) -> RunFolder:
@@ -35,8 +37,9 @@ def run(
         parts = build_components(job.config, restart=parent is not None)
         if parent is not None and begun is None:
             _start_from(parent, parts)
-        state = State(parts, job.config.seed)
-    facts = parts.facts() | {"warm_start": None if parent is None else str(parent)}
+        # a run that was begun before goes on by the rule of its time
+        state = State(parts, job.config.seed, STREAMS if begun is None else begun.info.get("streams", 0))
+    facts = parts.facts() | {"streams": STREAMS, "warm_start": None if parent is None else str(parent)}
     facts["dataset"]["split_seed"] = job.config.data.split_seed
     record = begin(job, begun, parts.loggers, facts)
     folder, checkpoints = record.folder, Checkpoints(record.folder, parts.evaluator.top_k)
@@ -89,7 +92,7 @@ def _start_from(parent: Path, parts: Components) -> None:
 
 def _go_on(state: State, checkpoints: Checkpoints, record: Record) -> bool:
     """Go on from the newest checkpoint that can be read; return whether there is one."""
-    saved = checkpoints.load_last(state.model.state_dict())
+    saved = checkpoints.load_last(state.obstacle)
     log.info("resuming in epoch %d", 1 if saved is None else saved["epoch"])
     if saved is None:
         return False

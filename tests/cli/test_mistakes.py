@@ -46,6 +46,8 @@ from helpers import SMALL
         (["model._target_=os.system"], ["os.system", "MNIST_EXP_ALLOW"]),
         (["model._target_=mnist_exp.parts.models.Nothing"], ["mnist_exp.parts.models.Nothing"]),
         (["+model.depth=3"], ["model", "depth"]),
+        (["+schedul.initial_epochs=5"], ["schedul.initial_epochs", "Did you mean schedule.initial_epochs?"]),
+        (["+foo=1"], ["foo is no key", "augment, data", "trainer"]),
         (["lr 0.1"], ["lr 0.1"]),
         (["trian"], ["did you mean train?", "data"]),
         (["data", "status", "optimizer.lr=1"], ["optimizer.lr=1"]),
@@ -78,3 +80,7 @@ def test_code_of_ones_own_can_be_allowed(command, place, monkeypatch):
     assert command(*arguments).status == 2
     monkeypatch.setenv("MNIST_EXP_ALLOW", "mine.*")
     assert command(*arguments).status == 0
+
+
+def test_a_key_of_ones_own_is_fine_where_another_refers_to_it(command, place):
+    assert command("train", *SMALL, "+width=4", "model.channels=['${width}',8,8]").status == 0

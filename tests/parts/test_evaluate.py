@@ -11,7 +11,6 @@ from mnist_exp.parts.augment import Normalize
 from mnist_exp.parts.evaluate import Evaluator, accuracy, nll
 from mnist_exp.parts.models import SmallCNN
 from mnist_exp.parts.trainer import resolve_device, resolve_precision
-from mnist_exp.training.state import epoch_seed
 
 PLAIN = torch.autocast("cpu", torch.bfloat16, enabled=False)
 
@@ -79,8 +78,3 @@ def test_auto_device_is_a_gpu_if_there_is_one(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert resolve_device("auto") == torch.device("cpu")
-
-
-def test_every_epoch_and_stream_has_a_seed_of_its_own():
-    seeds = {epoch_seed(seed, epoch, stream) for seed in range(20) for epoch in range(1, 300) for stream in range(4)}
-    assert len(seeds) == 20 * 299 * 4

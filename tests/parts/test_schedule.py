@@ -66,6 +66,44 @@ def test_one_curve_per_phase_cosine_until_averaging_then_swalr():
     assert rates[-1] == pytest.approx(0.02)
 
 
+def test_by_the_step_each_curve_reaches_its_end_in_its_last_step():
+    schedule = Cosine(6, 4, swa_start=0.7, swa_lr=0.02, swa_anneal_epochs=3, interval="step")
+    steps, before = 7, schedule.swa_epoch - 1
+    rates = [schedule.lr(0.01, epoch, step, steps) for epoch in range(1, 11) for step in range(steps)]
+    optimizer = sgd(0.01)
+    cosine = CosineAnnealingLR(optimizer, before * steps - 1, 1e-6)
+    for step in range(before * steps):
+        assert rates[step] == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6)
+        optimizer.step()
+        cosine.step()
+    swa = rates[before * steps :]
+    for step in range(3 * steps):
+        share = (1 + math.cos(math.pi * (step + 1) / (3 * steps))) / 2
+        assert swa[step] == pytest.approx(0.02 + (1e-6 - 0.02) * share, rel=1e-6)
+    assert rates[before * steps - 1] == pytest.approx(1e-6)
+    assert swa[3 * steps - 1 :] == pytest.approx([0.02] * (len(swa) - 3 * steps + 1))
+
+
+@pytest.mark.parametrize("interval", ["step", "epoch"])
+def test_the_rate_anneals_over_the_averaged_epochs_there_are(interval):
+    short, full = (Cosine(*epochs, swa_start=0.8, swa_lr=0.01, interval=interval) for epochs in ((2, 2), (200, 50)))
+    assert short.lr(0.01, 4, 99, 100) == pytest.approx(0.01)
+    assert short.lr(0.01, 3, 99, 100) == pytest.approx(0.005, rel=1e-3)
+    first = full.swa_epoch
+    assert full.lr(0.01, first + 9, 99, 100) == pytest.approx(0.01)
+    assert full.lr(0.01, first + 4, 99, 100) == pytest.approx(0.005, rel=1e-3)  # torch's ten
+
+
+@pytest.mark.parametrize("interval", ["step", "epoch"])
+@pytest.mark.parametrize("swa_start", [None, 0.0, 0.5, 1.0])
+def test_the_shortest_runs_have_a_rate(interval, swa_start):
+    for epochs, steps in ((1, 1), (1, 3), (2, 1)):
+        schedule = Cosine(epochs, 0, swa_start=swa_start, interval=interval)
+        for epoch in range(1, epochs + 1):
+            assert all(1e-6 <= schedule.lr(0.01, epoch, step, steps) <= 0.01 for step in range(steps))
+        assert schedule.lr(0.01, 1, 0, steps) == pytest.approx(0.01)
+
+
 def test_one_cycle_is_torchs():
     schedule = OneCycle(3, 1)
     optimizer = sgd(0.01)

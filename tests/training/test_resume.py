@@ -1,6 +1,7 @@
 """Runs that were cut off, and go on as if they had not been."""
 
 import json
+import os
 import shutil
 import signal
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import SLOW, SMALL, assert_same_result, info, only_run, rows, start, wait_for_epochs
+from helpers import ROOT, SLOW, SMALL, assert_same_result, info, only_run, rows, start, wait_for_epochs
 
 
 def test_killed_and_interrupted_runs_end_as_the_uninterrupted_one(place, shell):
@@ -171,7 +172,7 @@ def test_a_checkpoint_of_another_model_is_not_taken(command, interrupted, place)
 
 
 def test_a_run_is_written_by_one_process_at_a_time(command, shell, interrupted, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT / "tests"))))
     from mnist_exp.runs.folder import RunFolder
 
     run = RunFolder.open(interrupted)
@@ -181,3 +182,62 @@ def test_a_run_is_written_by_one_process_at_a_time(command, shell, interrupted, 
     assert "being written by another process" in done.err
     run.unlock()
     assert command("train", f"resume={interrupted}").status == 0
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_an_epoch_cut_off_on_another_device_starts_anew(command, place, monkeypatch, older):
+    """A checkpoint as a GPU in fp16 leaves it in the middle of an epoch."""
+    monkeypatch.setenv("MNIST_EXP_ALLOW", "stopper.*")
+    arguments = [*SMALL, "model._target_=stopper.Net", "schedule.initial_epochs=2"]
+    assert command(*arguments, "hydra.run.dir=whole").status == 0
+    with monkeypatch.context() as patch:
+        patch.setenv("INTERRUPT_IN_STEP", "3")  # the first of two in the second epoch
+        assert command(*arguments, "hydra.run.dir=cut").status == 130
+    last = place / "cut" / "checkpoints" / "last.pth"
+    state = torch.load(last, weights_only=True)
+    assert (state["epoch"], state["step"], state["device"], state["precision"]) == (2, 1, "cpu", "fp32")
+    scaler = torch.amp.GradScaler("cpu", enabled=True).state_dict()
+    state |= {"device": "cuda", "precision": "fp16", "scaler": scaler}
+    state["rng"]["device"] = torch.zeros(16, dtype=torch.uint8)
+    if older:
+        del state["device"], state["precision"]
+    torch.save(state, last)
+    done = command("train", "resume=cut")
+    assert done.status == 0, done.err
+    there = "another device" if older else "cuda in fp16"
+    assert f"was written in mid-epoch on {there}, and this is cpu in fp32" in done.out
+    assert "going on from previous.pth (epoch 2)" in done.out
+    assert_same_result(place / "whole", place / "cut")
+
+
+def test_no_epoch_is_lost_to_another_device(command, place, monkeypatch):
+    """An older version left two checkpoints of the same epoch's middle."""
+    monkeypatch.setenv("MNIST_EXP_ALLOW", "stopper.*")
+    monkeypatch.setenv("INTERRUPT_IN_STEP", "3")
+    assert command(*SMALL, "model._target_=stopper.Net", "hydra.run.dir=cut").status == 130
+    last = place / "cut" / "checkpoints" / "last.pth"
+    torch.save(torch.load(last, weights_only=True) | {"precision": "bf16"}, last)
+    shutil.copy(last, last.with_name("previous.pth"))
+    done = command("train", "resume=cut")
+    assert done.status == 2
+    assert "on cpu in bf16" in done.err
+    assert len(rows(place / "cut")) == 1
+
+
+def test_the_checkpoint_before_is_the_start_of_an_epoch(command, place, monkeypatch):
+    monkeypatch.setenv("MNIST_EXP_ALLOW", "stopper.*")
+    arguments = [*SMALL, "data.train_limit=256", "model._target_=stopper.Net"]
+    assert command(*arguments, "hydra.run.dir=whole").status == 0
+    for number, step in enumerate((6, 1)):  # of four steps an epoch: after the second of the second, then one more
+        monkeypatch.setenv("INTERRUPT_IN_STEP", str(step))
+        job = ["train", "resume=cut"] if number else [*arguments, "hydra.run.dir=cut"]
+        assert command(*job).status == 130
+        found = [
+            torch.load(place / "cut" / "checkpoints" / f"{name}.pth", weights_only=True)
+            for name in ("previous", "last")
+        ]
+        assert [(state["epoch"], state["step"]) for state in found] == [(2, 0), (2, 2 + number)]
+    monkeypatch.delenv("INTERRUPT_IN_STEP")
+    (place / "cut" / "checkpoints" / "last.pth").write_bytes(b"torn")
+    assert command("train", "resume=cut").status == 0
+    assert_same_result(place / "whole", place / "cut")

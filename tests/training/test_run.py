@@ -227,3 +227,12 @@ def test_the_fast_preset_reaches_99_percent(command, place, monkeypatch):
     torch.set_num_threads(2)
     assert command("experiment=fast", f"data.root={root}", "data.fallback=null").status == 0
     assert info(only_run(place))["metrics"]["test_acc"] >= 99.0
+
+
+def test_threads_of_one_run_are_not_those_of_the_next(command, place):
+    torch.set_num_threads(2)
+    assert command(*SMALL, "trainer.threads=1", "hydra.run.dir=one").status == 0
+    assert torch.get_num_threads() == 2
+    assert "1 threads" in info(place / "one")["device_name"]
+    assert command(*SMALL, "trainer.threads=1", "optimizer.lr=nothing", "hydra.run.dir=two").status == 2
+    assert torch.get_num_threads() == 2
