@@ -117,16 +117,17 @@ class Job:
 def _refuse_unknown(config: DictConfig) -> None:
     """Raise UserError for a key beside the groups that nothing reads, neither mnist_exp nor a reference."""
     primary = yaml.safe_load((Path(config_folder()) / "train.yaml").read_text())
-    known = {*primary, *(next(iter(choice)) for choice in primary["defaults"] if isinstance(choice, dict))}
+    known = {*primary, *(next(iter(choice)) for choice in primary["defaults"] if isinstance(choice, dict))} - {
+        "defaults"
+    }
+    tree: dict[str, Any] = OmegaConf.to_container(config)  # type: ignore[assignment]
     text = OmegaConf.to_yaml(config)
-    for key in map(str, config):
-        if key in known or re.search(rf"\$\{{{re.escape(key)}[.}}]", text):
+    for key in tree.keys() - known:
+        if re.search(rf"\$\{{{re.escape(key)}[.}}]", text):
             continue
-        wrong = next(iter(flatten({key: config[key]})))
-        near = difflib.get_close_matches(
-            wrong, [*known, *flatten({str(k): v for k, v in config.items() if k != key})], 1
-        )
-        hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(sorted(known - {'defaults'}))}"
+        wrong = next(iter(flatten({key: tree[key]})), key)
+        near = difflib.get_close_matches(wrong, [*known, *flatten({k: tree[k] for k in tree.keys() & known})], 1)
+        hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(sorted(known))}"
         raise UserError(f"{wrong} is no key that anything reads, so it would change nothing. {hint}")
 
 
