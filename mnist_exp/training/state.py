@@ -112,7 +112,7 @@ class State:
 def stream_seed(seed: int, epoch: int, stream: int, rule: int = STREAMS) -> int:
     """Return the seed, of 64 bits, of one of the independent streams of random numbers of an epoch.
 
-    torch's CPU generator takes the low 32 bits only (https://pytorch.org/docs/stable/generated/torch.Generator.html).
+    torch's CPU generator takes the low 32 bits only (at::mt19937).
     Here they are the run's ``seed`` (32 bits) times an odd number plus another, both hashed from ``epoch`` and
     ``stream``: one to one, so no two seeds share a stream. ``rule`` 0, of runs begun before, left 256 different ones.
     """
