@@ -100,6 +100,31 @@ def test_a_key_left_at_its_default_has_its_default(command, runs):
     assert re.search(r"a1 +lookahead_sgd +5", done.out)
 
 
+def test_columns_hold_what_was_composed_not_what_was_typed(command, runs, place):
+    (place / "conf" / "experiment").mkdir(parents=True)
+    (place / "conf" / "experiment" / "mine.yaml").write_text("# @package _global_\noptimizer:\n  lr: 0.05\n")
+    arguments = ["experiment=mine", "augment.mix.prob=0.1", "augment.mix.prob=0.2", "~augment.strong.erasing"]
+    arguments += ["schedule.swa_lr=${optimizer.lr}", "+augment.strong.blur=1", "~augment.strong.blur"]
+    arguments += ["+optimizer.nesterov=true", "model.channels=[4,8,16]", "hydra.run.dir=outputs/mine"]
+    assert command("train", "--config-dir", "conf", *SMALL, *arguments).status == 0
+    about = info(runs / "mine")
+    for older in (False, True):
+        if older:  # it wrote no such thing
+            (runs / "mine" / "run.json").write_text(json.dumps({k: v for k, v in about.items() if k != "named"}))
+        frame = load_runs(runs).set_index("name")
+        assert not [column for column in frame.columns if column[0] in "+~"]
+        mine, other = frame.loc["mine"], frame.loc["a1"]
+        assert (mine["optimizer.lr"], other["optimizer.lr"]) == (0.05, 0.01)
+        assert mine["experiment"] == "mine"
+        assert (mine["augment.mix.prob"], other["augment.mix.prob"]) == (0.2, 0.102)
+        assert mine["schedule.swa_lr"] == 0.05
+        assert mine["optimizer.nesterov"] is True
+        assert (mine["model.channels"], other["model.channels"]) == ("[4, 8, 16]", "[16, 32, 64]")
+        assert mine["augment.strong.erasing"] == "deleted"
+        assert mine["augment.strong.blur"] == "deleted"
+        assert pd.isna(other["augment.strong.erasing"])
+
+
 def test_a_run_trained_further_shows_its_own_values_and_parent(command, runs):
     arguments = [f"resume={runs / 'a1'}", "schedule.extra_epochs=1", f"hydra.run.dir={runs / 'further'}"]
     assert command("train", *arguments).status == 0
