@@ -133,12 +133,19 @@ class RunFolder:
         found = read_yaml(self.hydra_config)
         return found if isinstance(found, dict) else {}
 
+    def choices(self) -> dict[str, Any]:
+        """Return {group: choice} of what was composed; {} where it cannot be read."""
+        try:
+            return dict(read_yaml(self.hydra_settings)["hydra"]["runtime"]["choices"])
+        except (KeyError, TypeError):
+            return {}
+
     def composed(self, key: str) -> Any:
         """Return what ``key`` was composed to: its value, references followed; the choice of a group.
 
         "null" for a value that is null, a mapping where keys stand below. None where there is no such key or choice.
         """
-        if "." not in key and key in (choices := self._choices()):
+        if "." not in key and key in (choices := self.choices()):
             return choices[key]
         config = self.config()
         node: Any = config
@@ -162,13 +169,6 @@ class RunFolder:
                 found[key] = "deleted" if override.startswith("~") else None
         found |= {key: value for key in found if (value := self.composed(key)) is not None}
         return {key: value for key, value in recipe.flatten(found).items() if value is not None}
-
-    def _choices(self) -> dict[str, Any]:
-        """Return {group: choice} of what was composed; {} where it cannot be read."""
-        try:
-            return dict(read_yaml(self.hydra_settings)["hydra"]["runtime"]["choices"])
-        except (KeyError, TypeError):
-            return {}
 
     @property
     def recipe(self) -> str | None:

@@ -8,11 +8,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
-
-from mnist_exp.config import recipe
 from mnist_exp.console import console, table
-from mnist_exp.runs.folder import RunFolder
+from mnist_exp.search.best import write_best
 from mnist_exp.search.store import best_trial, load_study
 
 if TYPE_CHECKING:
@@ -20,8 +17,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 log = logging.getLogger(__name__)
-# what the best trial passes on whole to a new experiment; of the rest, what was set and belongs to the recipe
-_GROUPS = ("data", "model", "augment", "optimizer", "schedule")
 
 
 def report_study(folder: Path, study: optuna.Study | None = None) -> None:
@@ -39,7 +34,7 @@ def report_study(folder: Path, study: optuna.Study | None = None) -> None:
         return
     for path in plot_study(study, folder / "results"):
         screen.print(f"plot     {path}", soft_wrap=True, highlight=False)
-    experiment = write_best(folder, study, best)
+    experiment = write_best(folder, best)
     if experiment is not None:
         screen.print(f"best     {experiment}", soft_wrap=True, highlight=False)
         command = f"python -m mnist_exp train --config-dir {folder / 'conf'} experiment=best"
@@ -128,35 +123,3 @@ def _shorten_names(axes: Any, figure: str) -> None:
     labels = [text.get_text() for text in axes.get_yticklabels()]
     if figure == "importance":
         axes.set_yticks(axes.get_yticks(), [text.rpartition(".")[2] for text in labels])
-
-
-def write_best(folder: Path, study: optuna.Study, best: Any) -> Path | None:
-    """Write the best trial's choices and values as conf/experiment/best.yaml below ``folder``; return its path.
-
-    None if the trial's folder is not on this machine.
-    """
-    config = recipe.modernised(RunFolder(folder / f"trial-{best.number}", {}).config())
-    if not config:
-        return None
-    values = OmegaConf.create({group: config[group] for group in _GROUPS})
-    values.data.root = "${paths.data}"  # where the data lie is this machine's business
-    settings = study.user_attrs.get("search", {}).get("settings", [])
-    for key in [*best.params, *(setting.lstrip("+~").partition("=")[0] for setting in settings)]:
-        value = OmegaConf.select(OmegaConf.create(config), key)
-        if not recipe.below(key, (*_GROUPS, *recipe.PLACES, "optimized_metric")) and _is_value(value):
-            OmegaConf.update(values, key, value, force_add=True)
-    header = (
-        "# @package _global_\n"
-        f"# The best of a search, trial {best.number}, by validation: {config['optimized_metric']} {best.value:.4f}.\n"
-        f"#   python -m mnist_exp train --config-dir {folder / 'conf'} experiment=best\n"
-    )
-    # no choice is merged beneath the values, so what a search deleted stays away
-    defaults = [{f"override /{group}": None} for group in _GROUPS]
-    target = folder / "conf" / "experiment" / "best.yaml"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(header + OmegaConf.to_yaml(OmegaConf.merge({"defaults": defaults}, values)))
-    return target
-
-
-def _is_value(value: Any) -> bool:
-    return value is not None and not OmegaConf.is_config(value)

@@ -12,8 +12,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from helpers import info, rows
+from omegaconf import OmegaConf
 
 from mnist_exp import load_runs
+from mnist_exp.config import recipe
 
 TINY = [
     *("model.channels=[2,3,4]", "data.train_limit=32", "data.batch_size=16", "data.test_size=20", "data.val_size=20"),
@@ -88,3 +90,16 @@ def test_a_best_experiment_can_be_trained(command, older):
     assert done.status == 0, done.err
     assert info(Path("best"))["metrics"]["val_loss"] > 0
     assert "mnist_exp.parts.models.SmallCNN" in Path("best/.hydra/config.yaml").read_text()
+
+
+def test_the_best_of_an_older_search_has_its_recipe(command, older):
+    assert command("compare", "sweeps/quick").status == 0
+    done = command("train", "--config-dir", "sweeps/quick/conf", "--cfg", "job", "experiment=best")
+    assert done.status == 0, done.err
+    configs = [OmegaConf.create(done.out), OmegaConf.load("sweeps/quick/trial-0/.hydra/config.yaml")]
+    found = [recipe.values(OmegaConf.to_container(config)) for config in configs]
+    searching = ("optimized_metric", "evaluate.test", "pruner")
+    one, other = ({k: v for k, v in values.items() if not recipe.below(k, searching)} for values in found)
+    assert one == other
+    done = command("train", "--config-dir", "sweeps/quick/conf", "--cfg", "job", "experiment=best", "data=mnist")
+    assert OmegaConf.create(done.out).data.name == "mnist"
