@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,11 +56,13 @@ def _is_ours(group: str, choice: Any) -> bool:
     return (Path(config_folder()) / group / f"{choice}.yaml").exists()
 
 
-def _forget_the_search(config: Any, base: Mapping[str, Any]) -> None:
+def _forget_the_search(config: Any, base: Any) -> None:
     """Give ``config`` what ``base`` has of the keys that say where it was computed, or that only a search sets."""
     for key in (*recipe.PLACES, *_SEARCHING):
         *above, last = key.split(".")
-        here, there = (functools.reduce(lambda node, part: node.get(part, {}), above, tree) for tree in (config, base))
+        here, there = config, base
+        for part in above:
+            here, there = here[part], there[part]
         if last in here and last in there:
             here[last] = there[last]
         else:

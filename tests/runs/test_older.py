@@ -24,6 +24,12 @@ SEARCH = [
     *("--multirun", "hparams_search=quick", *TINY, "schedule.initial_epochs=2", "schedule.extra_epochs=0"),
     *("pruner=none", "paths.outputs=.", "hydra.sweeper.n_trials=3"),
 ]
+# the ranges that it searched
+RANGES = [
+    *("augment.mix.prob=interval(0.0,0.5)", "augment.mix.mixup_alpha=tag(log,interval(0.01,1.0))"),
+    *("augment.mix.cutmix_beta=tag(log,interval(0.05,2.0))", "optimizer.lr=tag(log,interval(0.001,0.1))"),
+    "optimizer.weight_decay=tag(log,interval(1e-6,1e-3))",
+]
 
 
 @pytest.fixture
@@ -74,13 +80,16 @@ def test_a_finished_run_is_trained_further(command, older):
 def test_a_search_is_finished_by_repeating_its_command(command, older):
     before = info(Path("sweeps/quick/trial-0"))
     done = command(*SEARCH)
+    assert done.status == 2
+    assert "another search space" in done.err
+    done = command(*SEARCH, *RANGES)
     assert done.status == 0, done.err
     assert_as_continued(older, "sweeps/quick/trial-1")
     assert info(Path("sweeps/quick/trial-1"))["resumed"] == 1
     assert info(Path("sweeps/quick/trial-0")) == before
     assert "quick: 3 trials" in command("compare", "sweeps/quick").out
     assert command("--config-dir", "sweeps/quick/conf", "experiment=best", "hydra.run.dir=best").status == 0
-    done = command(*SEARCH, "optimizer.momentum=0.5")
+    done = command(*SEARCH, *RANGES, "optimizer.momentum=0.5")
     assert done.status == 2
     assert "another search settings" in done.err
 
