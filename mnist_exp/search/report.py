@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_exp.console import console, table
-from mnist_exp.runs.folder import RunFolder, is_locked, is_run
+from mnist_exp.errors import UserError
+from mnist_exp.runs.folder import RunFolder, is_locked
 from mnist_exp.search.best import write_best
 from mnist_exp.search.pictures import plot_study, short_names, too_few
 from mnist_exp.search.store import best_trial, load_study
@@ -74,10 +75,13 @@ def _table(study: optuna.Study, folder: Path, best: Any) -> tuple[pd.DataFrame, 
 
 def _state(trial: Any, folder: Path) -> str:
     """Return how a trial is, in a word: of one that the study believes at work, as its folder tells it."""
-    run = folder / f"trial-{trial.number}"
-    if trial.state.name != "RUNNING" or not is_run(run) or is_locked(run):
-        return str(trial.state.name.lower())
-    status = RunFolder.open(run).info["status"]
+    word, run = trial.state.name.lower(), folder / f"trial-{trial.number}"
+    if word != "running" or is_locked(run):
+        return str(word)
+    try:
+        status = RunFolder.open(run).info["status"]
+    except UserError:
+        return str(word)  # it is about to begin, or on another machine
     return "interrupted" if status == "running" else str(status)
 
 
@@ -116,11 +120,12 @@ def _wider(found: Any, upwards: bool) -> str:
     low, high = _as_in(found, low), _as_in(found, high)
     if step and step != 1:
         return f"range({low},{_as_in(found, high + step)},{step})"  # the end itself is left out
-    return f"tag(log,interval({low},{high}))" if found.log else f"interval({low},{high})"
+    text = f"tag(log,interval({low},{high}))" if found.log else f"interval({low},{high})"
+    return f"int({text})" if isinstance(found.high, int) else text
 
 
 def _as_in(found: Any, value: float) -> float:
-    """Return a number of the kind that a range is of: whole ones make it a range of whole ones."""
+    """Return a number of the kind that a range is of, as it is typed."""
     if isinstance(found.high, int):
         return max(1, round(value)) if found.log else round(value)
     return float(f"{value:.6g}")

@@ -285,6 +285,29 @@ def test_the_page_needs_nothing_from_elsewhere(command, runs):
     assert matrix.sum() == 1000
 
 
+def test_the_page_answers_what_was_asked(command, runs):
+    def answer(*arguments: str) -> dict | None:
+        done = command("compare", *arguments, "--html", "page.html", "--csv", "answer.csv")
+        assert done.status == 0, done.err
+        found = json.loads(re.search(r"const page = (\{.*\});\n", Path("page.html").read_text())[1])["answer"]
+        assert found is None or found["title"] in done.out
+        return found
+
+    assert answer() is None
+    for question, words in (
+        (["--baseline", "a1"], "McNemar"),
+        (["--group-by", "optimizer.lr"], "by optimizer.lr"),
+        (["--baseline", "a1", "--group-by"], "over seeds"),
+    ):
+        found = answer(*question)
+        assert words in found["title"]
+        written = pd.read_csv("answer.csv")
+        assert len(found["rows"]) == len(written)
+        assert set(found["columns"]) <= set(written.columns)
+        assert {len(row) for row in found["rows"]} == {len(found["columns"])}
+    assert found["rows"][0][found["columns"].index("verdict")] == written["verdict"][0]
+
+
 @pytest.fixture
 def browser():
     if importlib.util.find_spec("playwright") is None:
@@ -303,7 +326,11 @@ def browser():
 @pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])
 def test_the_page_works_in_a_browser(command, runs, place, browser, width, scheme):
-    assert command("compare", "--html", "page.html").status == 0
+    about = info(runs / "b1")
+    (runs / "b1" / "run.json").write_text(
+        json.dumps(about | {"named": about["named"] | {"x.text": "<b>&</b></script>"}})
+    )
+    assert command("compare", "--baseline", "a1", "--html", "page.html").status == 0
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
@@ -312,6 +339,9 @@ def test_the_page_works_in_a_browser(command, runs, place, browser, width, schem
         lambda request: problems.append(request.url) if not request.url.startswith(("file:", "data:")) else None,
     )
     page.goto(f"file://{place / 'page.html'}")
+    assert "McNemar" in page.locator("#answer-title").inner_text()
+    assert page.locator("#answer-table tbody tr").count() == 3
+    assert page.locator("#answer-table").get_by_text("<b>&</b></script>", exact=True).count() == 1
     assert page.locator("#table tbody tr").count() == 6
     page.get_by_role("button", name="test_acc", exact=True).click()
     column = page.locator("#table thead th").all_inner_texts().index("test_acc \u25be") + 1
