@@ -37,7 +37,7 @@ def plot_study(study: optuna.Study, best: Any, folder: Path) -> list[Path]:
     for name, draw in figures.items():
         try:
             figure = draw()
-        except (ValueError, RuntimeError, ZeroDivisionError) as error:  # one finished trial, or all the same
+        except (ValueError, RuntimeError) as error:
             log.warning("%s cannot be drawn yet: %s", name, error)
             continue
         figure.savefig(folder / f"{name}.png", dpi=110)
@@ -95,15 +95,16 @@ class Pictures:
         """Draw what share of the differences in value each parameter explains, as Optuna estimates it (PED-ANOVA)."""
         from optuna.importance import get_param_importances
 
+        if len({trial.value for trial in self.complete}) < 2:
+            raise ValueError("there are no two finished trials with different values")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # some of Optuna's evaluators are experimental
             found = get_param_importances(self.study)
         names = list(reversed(found))
         figure = self._figure(8, 1.6 + 0.4 * len(names), f"importance for {self.metric}, by Optuna's PED-ANOVA")
         axes = figure.subplots()
-        bars = axes.barh(
-            [self.labels[name].replace("\n", "") for name in names], [found[name] for name in names], color=_BLUE
-        )
+        labels = [self.labels[name].replace("\n", "") for name in names]
+        bars = axes.barh(labels, [found[name] for name in names], color=_BLUE)
         axes.bar_label(bars, fmt="%.2f", padding=3)
         axes.set(xlabel="share of all", xlim=(0, 1.12 * max([*found.values(), 1e-9])))
         return figure
