@@ -166,19 +166,18 @@ def test_the_terminal_says_too_few_and_at_an_end(command, place):
 
 
 def test_a_trial_that_nobody_works_on_is_interrupted(command, place):
-    assert command(*TINY, "hydra.sweeper.n_trials=2").status == 0
+    assert command(*TINY, "hydra.sweeper.n_trials=3").status == 0
     with sqlite3.connect(SWEEP / "study.db") as base:
-        base.execute("update trials set state='RUNNING', datetime_complete=null where number=1")
-    about = info(SWEEP / "trial-1")
+        base.execute("update trials set state='RUNNING', datetime_complete=null where number > 0")
 
-    def told(status: str) -> str:
-        (SWEEP / "trial-1" / "run.json").write_text(json.dumps(about | {"status": status}))
+    def told(*statuses: str) -> list[str]:
+        for number, status in enumerate(statuses, start=1):
+            about = info(SWEEP / f"trial-{number}")
+            (SWEEP / f"trial-{number}" / "run.json").write_text(json.dumps(about | {"status": status}))
         done = command("compare", str(SWEEP))
         assert done.status == 0, done.err
-        return next(line for line in done.out.splitlines() if line.startswith("trial-1")).split()[1]
+        return [line.split()[1] for line in done.out.splitlines() if line.startswith(("trial-1 ", "trial-2 "))]
 
-    assert told("interrupted") == "interrupted"
-    assert told("running") == "interrupted", "it was killed"
-    assert told("finished") == "finished", "the study has not heard of it yet"
-    with run_lock(SWEEP / "trial-1"):
-        assert told("running") == "running"
+    assert told("interrupted", "running") == ["interrupted", "interrupted"], "the second was killed"
+    with run_lock(SWEEP / "trial-2"):
+        assert told("finished", "running") == ["finished", "running"], "the study has not heard of the first yet"
