@@ -156,19 +156,9 @@ class RunFolder:
         return "null" if node is None else str(node) if isinstance(node, list) else node
 
     def named(self) -> dict[str, Any]:
-        """Return the keys of the recipe that were named on the command line, and what they were composed to.
-
-        For a mapping, the keys below it; "deleted" for what was.
-        """
-        if "named" in self.info:  # spares reading the config
-            return dict(self.info["named"])
-        found = {}
-        for override in self.info.get("overrides", []):
-            key = override.lstrip("+~").partition("=")[0]
-            if not recipe.below(key, recipe.PLACES):
-                found[key] = "deleted" if override.startswith("~") else None
-        found |= {key: value for key in found if (value := self.composed(key)) is not None}
-        return {key: value for key, value in recipe.flatten(found).items() if value is not None}
+        """Return what the keys of the recipe that the command line named were composed to; "deleted" for what was."""
+        known = self.info.get("named")
+        return _named(self) if known is None else dict(known)  # known without reading the config
 
     @property
     def recipe(self) -> str | None:
@@ -293,3 +283,14 @@ def read_yaml(file: Path) -> Any:
 @functools.lru_cache(maxsize=4096)
 def _read_yaml(file: Path, changed: int, size: int) -> Any:
     return yaml.load(file.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+def _named(run: RunFolder) -> dict[str, Any]:
+    """Return {key named on the command line: value}, of a key that is a mapping all keys below it."""
+    found: dict[str, Any] = {}
+    for override in run.info.get("overrides", []):
+        key = override.lstrip("+~").partition("=")[0]
+        if not recipe.below(key, recipe.PLACES):
+            found[key] = "deleted" if override.startswith("~") else None
+    found |= {key: value for key in found if (value := run.composed(key)) is not None}
+    return {key: value for key, value in recipe.flatten(found).items() if value is not None}
