@@ -65,7 +65,7 @@ def compare(arguments: list[str]) -> None:
 
         screen.print()
         screen.print(table(answer, list(answer.columns), title) if len(answer) else "nothing to compare with")
-    _write(runs, answer, options)
+    _write(runs, title, answer, options)
     for file in filter(None, (options.csv, options.json, options.html, options.plot)):
         screen.print(f"written  {file}", highlight=False, soft_wrap=True)
     return None
@@ -170,8 +170,8 @@ def _answer(runs: pd.DataFrame, options: argparse.Namespace, tell: Tell) -> tupl
     return title, judge.against_group(runs, options.baseline, options.group_by, tell)
 
 
-def _write(runs: pd.DataFrame, answer: pd.DataFrame | None, options: argparse.Namespace) -> None:
-    """Write the files that are asked for; CSV and JSON hold the answer, if there is a question."""
+def _write(runs: pd.DataFrame, title: str, answer: pd.DataFrame | None, options: argparse.Namespace) -> None:
+    """Write the files that are asked for; CSV and JSON hold the answer, if there is a question, the page both."""
     for file in filter(None, (options.csv, options.json, options.html, options.plot)):
         Path(file).parent.mkdir(parents=True, exist_ok=True)
     result = runs if answer is None else answer
@@ -184,7 +184,7 @@ def _write(runs: pd.DataFrame, answer: pd.DataFrame | None, options: argparse.Na
         from mnist_exp.console import cell
 
         shown = [c for c in _columns(runs, options) if any(cell(c, v) for v in runs[c])]
-        write_html(runs, shown, Path(options.html))
+        write_html(runs, shown, Path(options.html), title, answer)
     if options.plot:
         from mnist_exp.runs.folder import RunFolder
         from mnist_exp.runs.pictures import plot_runs

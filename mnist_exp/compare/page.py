@@ -24,8 +24,11 @@ _POINTS = 200  # of a learning curve at the most
 _WALL = 60  # digits on the wall
 
 
-def write_html(runs: pd.DataFrame, columns: list[str], path: Path) -> None:
-    """Write the page about ``runs`` (of compare.load_runs) with a table of ``columns`` to ``path``."""
+def write_html(runs: pd.DataFrame, columns: list[str], path: Path, title: str, answer: pd.DataFrame | None) -> None:
+    """Write the page about ``runs`` (of compare.load_runs) with a table of ``columns`` to ``path``.
+
+    ``answer``: the table that answers a question, under its ``title``; None if none was asked.
+    """
     records, configs = [], []
     for _, run in runs.iterrows():
         folder = RunFolder(Path(run["path"]), {"prefix": ""})
@@ -43,6 +46,7 @@ def write_html(runs: pd.DataFrame, columns: list[str], path: Path) -> None:
     # most values are the same in all runs: they are stored once
     common = {k: v for k, v in (configs[0] if configs else {}).items() if all(c.get(k) == v for c in configs)}
     page = {
+        "answer": None if answer is None else _table(answer, title),
         "columns": columns,
         "runs": records,
         "common": common,
@@ -53,6 +57,14 @@ def write_html(runs: pd.DataFrame, columns: list[str], path: Path) -> None:
     data = json.dumps(page, separators=(",", ":")).replace("</", "<\\/")
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, template.replace("__DATA__", data).encode())
+
+
+def _table(rows: pd.DataFrame, title: str) -> dict[str, Any]:
+    """Return a table as the terminal shows it: columns that are empty left out."""
+    shown = [c for c in rows.columns if any(cell(c, v) for v in rows[c])]
+    numeric = [rows[c].dtype.kind in "if" for c in shown]
+    cells = [[cell(c, row[c]) for c in shown] for _, row in rows.iterrows()]
+    return {"title": title, "columns": shown, "numeric": numeric, "rows": cells}
 
 
 def _plain(value: Any) -> Any:

@@ -74,8 +74,9 @@ def load_runs(
       test_low, test_high: 95 % Wilson interval of test_acc, percent; test_95: the same as text; images_per_s;
     - seed; dataset, md5: name and MD5 of the data; split: a digest of sizes and split seed; n_test: test images;
     - recipe: a digest of the composed config but for the seed: equal recipes are repetitions;
-    - <key>: the value of every key that some run overrides, such as ``optimizer.lr``, and of ``keys``; choices of
-      groups, such as ``model``, too. NaN where a run has no such key.
+    - <key>: for every key that was named on some command line, such as ``optimizer.lr``, and for ``keys``, the value
+      that was composed, from wherever it came; the choice of a group, such as ``model``, too. "deleted" where the
+      command line deleted the key (~key), NaN where a run has no such key.
     """
     import numpy as np
     import pandas as pd
@@ -119,8 +120,8 @@ def shortest(paths: Iterable[str]) -> list[str]:
 def _fill(runs: pd.DataFrame, key: str) -> None:
     """Give runs that left ``key`` at its default that default, from their composed configs; no column if none has it."""
     present = runs[key].notna() if key in runs.columns else runs["path"].isna()
-    values = {index: RunFolder(Path(str(runs.at[index, "path"])), {}).configured(key) for index in runs.index[~present]}
-    found = {index: value for index, value in values.items() if value is not None}
+    values = {index: RunFolder(Path(str(runs.at[index, "path"])), {}).composed(key) for index in runs.index[~present]}
+    found = {index: value for index, value in values.items() if value is not None and not isinstance(value, dict)}
     if key not in runs.columns:
         if not found:
             return
@@ -143,7 +144,7 @@ def _find(folders: Iterable[str | Path]) -> Iterator[Path]:
 
 
 def _row(run: RunFolder) -> dict[str, Any]:
-    """Return the columns of a run: those of Row, and the keys of the recipe that were overridden."""
+    """Return the columns of a run: those of Row, and the keys of the recipe that were named on its command line."""
     info = run.info
     metrics = info["metrics"]
     dataset = info.get("dataset") or {}
@@ -170,7 +171,7 @@ def _row(run: RunFolder) -> dict[str, Any]:
         recipe=run.recipe,
     )
     begun = {"warm_start": Path(info["warm_start"]).name} if info.get("warm_start") else {}
-    return {**begun, **run.overridden(), **dataclasses.asdict(row)}
+    return {**begun, **run.named(), **dataclasses.asdict(row)}
 
 
 def select(

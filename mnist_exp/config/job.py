@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
@@ -37,8 +38,13 @@ def compose(*overrides: str) -> DictConfig:
     """Return the config that ``python -m mnist_exp train OVERRIDES`` would run."""
     import hydra
 
-    with hydra.initialize_config_dir(config_folder()):
-        return hydra.compose("train", overrides=list(overrides))
+    running = GlobalHydra.instance().hydra  # it may be called inside a search
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(config_folder()):
+            return hydra.compose("train", overrides=list(overrides))
+    finally:
+        GlobalHydra.instance().hydra = running
 
 
 @dataclasses.dataclass(frozen=True)

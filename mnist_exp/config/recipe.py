@@ -60,7 +60,7 @@ def values(config: Mapping[str, Any], follow: bool = True) -> dict[str, Any]:
     With ``follow``, references between keys are followed, but for those to a place or to the seed, which differ between
     repetitions. "<key>.(order)" has the order of parts that are applied in turn.
     """
-    tree = modernised(_follow(config, config) if follow else config)
+    tree = modernised(followed(config, config) if follow else config)
     found = _ADDED | flatten(tree) | {f"{key}(order)": names for key, names in _applied_in_turn(tree)}
     return {key: _plain(value) for key, value in found.items() if not below(key, (*PLACES, "seed"))}
 
@@ -111,12 +111,12 @@ def _current(override: str) -> str:
     return f"{key}={modern(value)}" if equals and key.endswith("_target_") else override
 
 
-def _follow(value: Any, tree: Mapping[str, Any], depth: int = 16) -> Any:
-    """Put what references in ``value`` name in ``tree`` in their place."""
+def followed(value: Any, tree: Mapping[str, Any], depth: int = 16) -> Any:
+    """Return ``value`` with what its references name in ``tree`` in their place, but for places and the seed."""
     if isinstance(value, Mapping):
-        return {key: _follow(child, tree, depth) for key, child in value.items()}
+        return {key: followed(child, tree, depth) for key, child in value.items()}
     if isinstance(value, list):
-        return [_follow(child, tree, depth) for child in value]
+        return [followed(child, tree, depth) for child in value]
     if not isinstance(value, str) or "${" not in value or not depth:
         return value
 
@@ -124,7 +124,7 @@ def _follow(value: Any, tree: Mapping[str, Any], depth: int = 16) -> Any:
         node: Any = ... if below(key, (*PLACES, "seed")) else tree
         for part in key.split("."):
             node = node.get(part, ...) if isinstance(node, Mapping) else ...
-        return node if node is ... else _follow(node, tree, depth - 1)
+        return node if node is ... else followed(node, tree, depth - 1)
 
     whole = _REFERENCE.fullmatch(value)
     if whole is not None:

@@ -51,6 +51,7 @@ class RunFolder:
             atomic_write(path / ".hydra" / name, text.encode())
         run = cls(path, {"format": _FORMAT, **info})
         run.info["recipe"] = {"rule": recipe.RULE, "digest": run.recipe}
+        run.info["named"] = run.named()
         run.lock()
         run.update()
         run.write_history([])
@@ -132,25 +133,32 @@ class RunFolder:
         found = read_yaml(self.hydra_config)
         return found if isinstance(found, dict) else {}
 
-    def configured(self, key: str) -> Any:
-        """Return the value of ``key`` in the composed config, the chosen name if it is a group; None if there is none."""
-        node: Any = self.config()
-        for part in key.split("."):
-            if isinstance(node, dict) and node.get(part, ...) is None and "." in key:
-                return "null"
-            node = node.get(part) if isinstance(node, dict) else None
-        if isinstance(node, dict) or (node is None and "." not in key):
-            hydra = read_yaml(self.hydra_settings)
-            try:
-                node = hydra["hydra"]["runtime"]["choices"].get(key)
-            except (KeyError, TypeError):
-                node = None
-        return parsed(node) if isinstance(node, str) else str(node) if isinstance(node, list) else node
+    def choices(self) -> dict[str, Any]:
+        """Return {group: choice} of what was composed; {} where it cannot be read."""
+        try:
+            return dict(read_yaml(self.hydra_settings)["hydra"]["runtime"]["choices"])
+        except (KeyError, TypeError):
+            return {}
 
-    def overridden(self) -> dict[str, Any]:
-        """Return the keys of the recipe that were named on the command line, and their values; the last one counts."""
-        pairs = (o.lstrip("+").partition("=")[::2] for o in self.info.get("overrides", []))
-        return {key: parsed(value) for key, value in pairs if not recipe.below(key, recipe.PLACES)}
+    def composed(self, key: str) -> Any:
+        """Return what ``key`` was composed to: its value, references followed; the choice of a group.
+
+        "null" for a value that is null, a mapping where keys stand below. None where there is no such key or choice.
+        """
+        if "." not in key and key in (choices := self.choices()):
+            return choices[key]
+        config = self.config()
+        node: Any = config
+        for part in key.split("."):
+            if not isinstance(node, dict) or part not in node:
+                return None
+            node = recipe.followed(node[part], config) if isinstance(node[part], str) else node[part]
+        return "null" if node is None else str(node) if isinstance(node, list) else node
+
+    def named(self) -> dict[str, Any]:
+        """Return what the keys of the recipe that the command line named were composed to; "deleted" for what was."""
+        known = self.info.get("named")
+        return _named(self) if known is None else dict(known)  # known without reading the config
 
     @property
     def recipe(self) -> str | None:
@@ -277,10 +285,12 @@ def _read_yaml(file: Path, changed: int, size: int) -> Any:
     return yaml.load(file.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
-def parsed(text: str) -> Any:
-    """Return the number that ``text`` is, or the text without its quotes."""
-    try:
-        number = float(text)
-    except ValueError:
-        return text.strip("'\"")
-    return int(number) if number.is_integer() and "." not in text and "e" not in text.lower() else number
+def _named(run: RunFolder) -> dict[str, Any]:
+    """Return {key named on the command line: value}, of a key that is a mapping all keys below it."""
+    found: dict[str, Any] = {}
+    for override in run.info.get("overrides", []):
+        key = override.lstrip("+~").partition("=")[0]
+        if not recipe.below(key, recipe.PLACES):
+            found[key] = "deleted" if override.startswith("~") else None
+    found |= {key: value for key in found if (value := run.composed(key)) is not None}
+    return {key: value for key, value in recipe.flatten(found).items() if value is not None}

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
-
-from mnist_exp.config import recipe
 from mnist_exp.console import console, table
-from mnist_exp.runs.folder import RunFolder
+from mnist_exp.errors import UserError
+from mnist_exp.runs.folder import RunFolder, is_locked
+from mnist_exp.search.best import write_best
+from mnist_exp.search.pictures import plot_study, short_names, too_few
 from mnist_exp.search.store import best_trial, load_study
 
 if TYPE_CHECKING:
     import optuna
     import pandas as pd
 
-log = logging.getLogger(__name__)
-# what the best trial passes on whole to a new experiment; of the rest, what was set and belongs to the recipe
-_GROUPS = ("data", "model", "augment", "optimizer", "schedule")
+_EDGE = 0.05  # of a range: nearer to its end the best may well lie beyond
 
 
 def report_study(folder: Path, study: optuna.Study | None = None) -> None:
@@ -32,14 +29,16 @@ def report_study(folder: Path, study: optuna.Study | None = None) -> None:
     """
     study = load_study(folder) if study is None else study
     screen, best = console(), best_trial(study)
-    found, title = _table(study, best)
+    found, title = _table(study, folder, best)
     screen.print(table(found, list(found.columns), title))
     if best is None:
         screen.print("no trial has finished yet")
         return
-    for path in plot_study(study, folder / "results"):
+    for line in filter(None, (too_few(study), *near_edges(best))):
+        screen.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    for path in plot_study(study, best, folder / "results"):
         screen.print(f"plot     {path}", soft_wrap=True, highlight=False)
-    experiment = write_best(folder, study, best)
+    experiment = write_best(folder, best)
     if experiment is not None:
         screen.print(f"best     {experiment}", soft_wrap=True, highlight=False)
         command = f"python -m mnist_exp train --config-dir {folder / 'conf'} experiment=best"
@@ -48,14 +47,13 @@ def report_study(folder: Path, study: optuna.Study | None = None) -> None:
         screen.print(f"seeds    {seeds} seed=1,2,3", soft_wrap=True, highlight=False)
 
 
-def _table(study: optuna.Study, best: Any) -> tuple[pd.DataFrame, str]:
+def _table(study: optuna.Study, folder: Path, best: Any) -> tuple[pd.DataFrame, str]:
     """Return a row for each trial, the best first, and the title above them."""
     import pandas as pd
 
     trials = [t for t in study.get_trials(deepcopy=False) if "duplicate_of" not in t.user_attrs]
     names = sorted({name for trial in trials for name in trial.params})
-    last = [name.rpartition(".")[2] for name in names]
-    columns = {name: short if last.count(short) == 1 else name for name, short in zip(names, last, strict=True)}
+    columns = short_names(names)
     metric = study.user_attrs.get("search", {}).get("metric", "value")
     sign = 1 if study.direction.name == "MINIMIZE" else -1
     first = None if best is None else best.number
@@ -63,7 +61,7 @@ def _table(study: optuna.Study, best: Any) -> tuple[pd.DataFrame, str]:
     rows = [
         {
             "name": f"trial-{trial.number}{' *' if trial.number == first else ''}",
-            "state": trial.state.name.lower(),
+            "state": _state(trial, folder),
             **{column: trial.params.get(name) for name, column in columns.items()},
             metric: math.nan if trial.value is None else trial.value,
             "val_loss": trial.user_attrs.get("val_loss", math.nan),
@@ -75,88 +73,59 @@ def _table(study: optuna.Study, best: Any) -> tuple[pd.DataFrame, str]:
     return pd.DataFrame(rows), f"{study.study_name}: {len(trials)} trials"
 
 
-def plot_study(study: optuna.Study, folder: Path) -> list[Path]:
-    """Draw history, importance, slices and parallel coordinates of a study; return the PNG files."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-    import optuna
-    from optuna.visualization import matplotlib as draw
-
-    folder.mkdir(exist_ok=True)
-    metric = study.user_attrs.get("search", {}).get("metric", "value")
-    drawn = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # optuna calls its matplotlib drawings experimental
-        figures = {
-            "history": lambda: draw.plot_optimization_history(study, target_name=metric),
-            "importance": lambda: draw.plot_param_importances(study, target_name=f"importance for {metric}"),
-            "slices": lambda: draw.plot_slice(study, target_name=metric),
-            "parallel": lambda: draw.plot_parallel_coordinate(study, target_name=metric),
-        }
-        for name, figure in figures.items():
-            try:
-                axes: Any = figure()
-            except (ValueError, RuntimeError, ZeroDivisionError) as error:  # too few finished trials, or all the same
-                log.warning("%s cannot be drawn yet: %s", name, error)
-                plt.close("all")
-                continue
-            canvas = (axes[0] if hasattr(axes, "__len__") else axes).figure
-            wide = 3.2 * len(study.best_params) if name == "slices" else 10 if name == "parallel" else 8
-            canvas.set_size_inches(wide, 4.5)
-            for one in canvas.axes:
-                _shorten_names(one, name)
-            path = folder / f"{name}.png"
-            canvas.savefig(path, dpi=110, bbox_inches="tight")
-            plt.close("all")
-            drawn.append(path)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return drawn
+def _state(trial: Any, folder: Path) -> str:
+    """Return how a trial is, in a word: of one that the study believes at work, as its folder tells it."""
+    word, run = trial.state.name.lower(), folder / f"trial-{trial.number}"
+    if word != "running" or is_locked(run):
+        return str(word)
+    try:
+        status = RunFolder.open(run).info["status"]
+    except UserError:
+        return str(word)  # it is about to begin, or on another machine
+    return "interrupted" if status == "running" else str(status)
 
 
-def _shorten_names(axes: Any, figure: str) -> None:
-    """Leave the last part of each dotted name: the whole is too long for ticks and labels."""
-    from matplotlib.ticker import NullFormatter
+def near_edges(trial: Any) -> Iterator[str]:
+    """Yield a line for each parameter of ``trial`` within 5 % of an end of its range, and what to type to widen it.
 
-    if axes.get_xscale() == "log":
-        axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel(axes.get_xlabel().rpartition(".")[2])
-    labels = [text.get_text() for text in axes.get_xticklabels()]
-    if figure == "parallel" and any("." in text and not text[0].isdigit() for text in labels if text):
-        axes.set_xticks(axes.get_xticks(), [text.rpartition(".")[2] for text in labels], rotation=20)
-    labels = [text.get_text() for text in axes.get_yticklabels()]
-    if figure == "importance":
-        axes.set_yticks(axes.get_yticks(), [text.rpartition(".")[2] for text in labels])
-
-
-def write_best(folder: Path, study: optuna.Study, best: Any) -> Path | None:
-    """Write the best trial's choices and values as conf/experiment/best.yaml below ``folder``; return its path.
-
-    None if the trial's folder is not on this machine.
+    5 % of its logarithm where the range is log. Choices have no ends. An end of 0 or 1 is taken for a bound that nothing
+    can pass, as of a share or a count, and is not told of, but for a rate's 1.0 of a log range.
     """
-    config = recipe.modernised(RunFolder(folder / f"trial-{best.number}", {}).config())
-    if not config:
-        return None
-    values = OmegaConf.create({group: config[group] for group in _GROUPS})
-    values.data.root = "${paths.data}"  # where the data lie is this machine's business
-    settings = study.user_attrs.get("search", {}).get("settings", [])
-    for key in [*best.params, *(setting.lstrip("+~").partition("=")[0] for setting in settings)]:
-        value = OmegaConf.select(OmegaConf.create(config), key)
-        if not recipe.below(key, (*_GROUPS, *recipe.PLACES, "optimized_metric")) and _is_value(value):
-            OmegaConf.update(values, key, value, force_add=True)
-    header = (
-        "# @package _global_\n"
-        f"# The best of a search, trial {best.number}, by validation: {config['optimized_metric']} {best.value:.4f}.\n"
-        f"#   python -m mnist_exp train --config-dir {folder / 'conf'} experiment=best\n"
-    )
-    # no choice is merged beneath the values, so what a search deleted stays away
-    defaults = [{f"override /{group}": None} for group in _GROUPS]
-    target = folder / "conf" / "experiment" / "best.yaml"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(header + OmegaConf.to_yaml(OmegaConf.merge({"defaults": defaults}, values)))
-    return target
+    for name, value in trial.params.items():
+        found = trial.distributions[name]
+        if hasattr(found, "choices") or found.single():
+            continue
+        low, high, place = (math.log(v) if found.log else v for v in (found.low, found.high, value))
+        share = (place - low) / (high - low)
+        end = found.high if share > 0.5 else found.low
+        rate = found.log and isinstance(end, float)
+        if min(share, 1 - share) > _EDGE or (end in (0, 1) and not rate):
+            continue
+        yield (
+            f"the best {name}, {value:.3g}, lies at an end of its range, {found.low:g} to {found.high:g}: better ones may "
+            f"lie beyond. To look, type hydra.sweeper.study_name=NEW_NAME '{name}={_wider(found, share > 0.5)}'"
+        )
 
 
-def _is_value(value: Any) -> bool:
-    return value is not None and not OmegaConf.is_config(value)
+def _wider(found: Any, upwards: bool) -> str:
+    """Return a range that goes further, as it is typed: tenfold if it is log, else by half; not below 0, nor past 1."""
+    low, high, step = found.low, found.high, found.step
+    if found.log:
+        low, high = (low, high * 10) if upwards else (low / 10, high)
+    else:
+        more = (high - low) / 2
+        more = max(step, round(more / step) * step) if step else more
+        low, high = (low, high + more) if upwards else (low - more, high)
+        low, high = max(low, 0) if found.low >= 0 else low, min(high, 1) if found.high <= 1 else high
+    low, high = _as_in(found, low), _as_in(found, high)
+    if step and step != 1:
+        return f"range({low},{_as_in(found, high + step)},{step})"  # the end itself is left out
+    text = f"tag(log,interval({low},{high}))" if found.log else f"interval({low},{high})"
+    return f"int({text})" if isinstance(found.high, int) else text
+
+
+def _as_in(found: Any, value: float) -> float:
+    """Return a number of the kind that a range is of, as it is typed."""
+    if isinstance(found.high, int):
+        return max(1, round(value)) if found.log else round(value)
+    return float(f"{value:.6g}")

@@ -100,6 +100,31 @@ def test_a_key_left_at_its_default_has_its_default(command, runs):
     assert re.search(r"a1 +lookahead_sgd +5", done.out)
 
 
+def test_columns_hold_what_was_composed_not_what_was_typed(command, runs, place):
+    (place / "conf" / "experiment").mkdir(parents=True)
+    (place / "conf" / "experiment" / "mine.yaml").write_text("# @package _global_\noptimizer:\n  lr: 0.05\n")
+    arguments = ["experiment=mine", "augment.mix.prob=0.1", "augment.mix.prob=0.2", "~augment.strong.erasing"]
+    arguments += ["schedule.swa_lr=${optimizer.lr}", "+augment.strong.blur=1", "~augment.strong.blur"]
+    arguments += ["+optimizer.nesterov=true", "model.channels=[4,8,16]", "hydra.run.dir=outputs/mine"]
+    assert command("train", "--config-dir", "conf", *SMALL, *arguments).status == 0
+    about = info(runs / "mine")
+    for older in (False, True):
+        if older:  # it wrote no such thing
+            (runs / "mine" / "run.json").write_text(json.dumps({k: v for k, v in about.items() if k != "named"}))
+        frame = load_runs(runs).set_index("name")
+        assert not [column for column in frame.columns if column[0] in "+~"]
+        mine, other = frame.loc["mine"], frame.loc["a1"]
+        assert (mine["optimizer.lr"], other["optimizer.lr"]) == (0.05, 0.01)
+        assert mine["experiment"] == "mine"
+        assert (mine["augment.mix.prob"], other["augment.mix.prob"]) == (0.2, 0.102)
+        assert mine["schedule.swa_lr"] == 0.05
+        assert mine["optimizer.nesterov"] is True
+        assert (mine["model.channels"], other["model.channels"]) == ("[4, 8, 16]", "[16, 32, 64]")
+        assert mine["augment.strong.erasing"] == "deleted"
+        assert mine["augment.strong.blur"] == "deleted"
+        assert pd.isna(other["augment.strong.erasing"])
+
+
 def test_a_run_trained_further_shows_its_own_values_and_parent(command, runs):
     arguments = [f"resume={runs / 'a1'}", "schedule.extra_epochs=1", f"hydra.run.dir={runs / 'further'}"]
     assert command("train", *arguments).status == 0
@@ -260,6 +285,29 @@ def test_the_page_needs_nothing_from_elsewhere(command, runs):
     assert matrix.sum() == 1000
 
 
+def test_the_page_answers_what_was_asked(command, runs):
+    def answer(*arguments: str) -> dict | None:
+        done = command("compare", *arguments, "--html", "page.html", "--csv", "answer.csv")
+        assert done.status == 0, done.err
+        found = json.loads(re.search(r"const page = (\{.*\});\n", Path("page.html").read_text())[1])["answer"]
+        assert found is None or found["title"] in done.out
+        return found
+
+    assert answer() is None
+    for question, words in (
+        (["--baseline", "a1"], "McNemar"),
+        (["--group-by", "optimizer.lr"], "by optimizer.lr"),
+        (["--baseline", "a1", "--group-by"], "over seeds"),
+    ):
+        found = answer(*question)
+        assert words in found["title"]
+        written = pd.read_csv("answer.csv")
+        assert len(found["rows"]) == len(written)
+        assert set(found["columns"]) <= set(written.columns)
+        assert {len(row) for row in found["rows"]} == {len(found["columns"])}
+    assert found["rows"][0][found["columns"].index("verdict")] == written["verdict"][0]
+
+
 @pytest.fixture
 def browser():
     if importlib.util.find_spec("playwright") is None:
@@ -278,7 +326,11 @@ def browser():
 @pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])
 def test_the_page_works_in_a_browser(command, runs, place, browser, width, scheme):
-    assert command("compare", "--html", "page.html").status == 0
+    about = info(runs / "b1")
+    (runs / "b1" / "run.json").write_text(
+        json.dumps(about | {"named": about["named"] | {"x.text": "<b>&</b></script>"}})
+    )
+    assert command("compare", "--baseline", "a1", "--html", "page.html").status == 0
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
@@ -287,6 +339,9 @@ def test_the_page_works_in_a_browser(command, runs, place, browser, width, schem
         lambda request: problems.append(request.url) if not request.url.startswith(("file:", "data:")) else None,
     )
     page.goto(f"file://{place / 'page.html'}")
+    assert "McNemar" in page.locator("#answer-title").inner_text()
+    assert page.locator("#answer-table tbody tr").count() == 3
+    assert page.locator("#answer-table").get_by_text("<b>&</b></script>", exact=True).count() == 1
     assert page.locator("#table tbody tr").count() == 6
     page.get_by_role("button", name="test_acc", exact=True).click()
     column = page.locator("#table thead th").all_inner_texts().index("test_acc \u25be") + 1

@@ -32,7 +32,10 @@ def make(name: str, seed: int, test_acc: float, *overrides: str, tta: float | No
         "dataset": {"name": "sample", "train": 9, "val": 9, "test": 1000, "md5": "0", "split_seed": 0},
         "metrics": {"val_acc": test_acc, "test_acc": test_acc, "test_acc_tta": tta, "images_per_s": 1.0},
     }
-    RunFolder.create(Path(place, name).absolute(), info, {"config.yaml": config}).unlock()
+    choices = dict(o.lstrip("+").split("=") for o in info["overrides"] if "." not in o.partition("=")[0])
+    hydra = OmegaConf.to_yaml({"hydra": {"runtime": {"choices": choices}}})
+    files = {"config.yaml": config, "hydra.yaml": hydra}
+    RunFolder.create(Path(place, name).absolute(), info, files).unlock()
 
 
 def asked(command, *arguments: str) -> tuple[list[dict], str]:

@@ -12,8 +12,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from helpers import info, rows
+from omegaconf import OmegaConf
 
 from mnist_exp import load_runs
+from mnist_exp.config import recipe
 
 TINY = [
     *("model.channels=[2,3,4]", "data.train_limit=32", "data.batch_size=16", "data.test_size=20", "data.val_size=20"),
@@ -21,6 +23,12 @@ TINY = [
 SEARCH = [
     *("--multirun", "hparams_search=quick", *TINY, "schedule.initial_epochs=2", "schedule.extra_epochs=0"),
     *("pruner=none", "paths.outputs=.", "hydra.sweeper.n_trials=3"),
+]
+# the ranges that it searched
+RANGES = [
+    *("augment.mix.prob=interval(0.0,0.5)", "augment.mix.mixup_alpha=tag(log,interval(0.01,1.0))"),
+    *("augment.mix.cutmix_beta=tag(log,interval(0.05,2.0))", "optimizer.lr=tag(log,interval(0.001,0.1))"),
+    "optimizer.weight_decay=tag(log,interval(1e-6,1e-3))",
 ]
 
 
@@ -73,13 +81,16 @@ def test_a_finished_run_is_trained_further(command, older):
 def test_a_search_is_finished_by_repeating_its_command(command, older):
     before = info(Path("sweeps/quick/trial-0"))
     done = command(*SEARCH)
+    assert done.status == 2
+    assert "another search space" in done.err
+    done = command(*SEARCH, *RANGES)
     assert done.status == 0, done.err
     assert_as_continued(older, "sweeps/quick/trial-1")
     assert info(Path("sweeps/quick/trial-1"))["resumed"] == 1
     assert info(Path("sweeps/quick/trial-0")) == before
     assert "quick: 3 trials" in command("compare", "sweeps/quick").out
     assert command("--config-dir", "sweeps/quick/conf", "experiment=best", "hydra.run.dir=best").status == 0
-    done = command(*SEARCH, "optimizer.momentum=0.5")
+    done = command(*SEARCH, *RANGES, "optimizer.momentum=0.5")
     assert done.status == 2
     assert "another search settings" in done.err
 
@@ -89,3 +100,16 @@ def test_a_best_experiment_can_be_trained(command, older):
     assert done.status == 0, done.err
     assert info(Path("best"))["metrics"]["val_loss"] > 0
     assert "mnist_exp.parts.models.SmallCNN" in Path("best/.hydra/config.yaml").read_text()
+
+
+def test_the_best_of_an_older_search_has_its_recipe(command, older):
+    assert command("compare", "sweeps/quick").status == 0
+    done = command("train", "--config-dir", "sweeps/quick/conf", "--cfg", "job", "experiment=best")
+    assert done.status == 0, done.err
+    configs = [OmegaConf.create(done.out), OmegaConf.load("sweeps/quick/trial-0/.hydra/config.yaml")]
+    found = [recipe.values(OmegaConf.to_container(config)) for config in configs]
+    searching = ("optimized_metric", "evaluate.test", "pruner")
+    one, other = ({k: v for k, v in values.items() if not recipe.below(k, searching)} for values in found)
+    assert one == other
+    done = command("train", "--config-dir", "sweeps/quick/conf", "--cfg", "job", "experiment=best", "data=mnist")
+    assert OmegaConf.create(done.out).data.name == "mnist"

@@ -295,7 +295,7 @@ def test_a_trial_that_cannot_even_begin_fails_once_and_says_why(command, place):
 def test_a_trial_cut_off_while_it_was_drawn_is_completed(command, place):
     assert command(*TINY, "hydra.sweeper.n_trials=1").status == 0
     study = optuna.load_study(study_name="quick", storage=f"sqlite:///{place}/outputs/sweeps/quick/study.db")
-    study.ask().suggest_float("augment.mix.prob", 0.0, 0.5)  # and the sweeper dies
+    study.ask().suggest_float("augment.mix.prob", 0.0, 1.0)  # and the sweeper dies
     duplicate = study.ask()
     duplicate.set_user_attr("duplicate_of", 0)
     assert command(*TINY, "hydra.sweeper.n_trials=2").status == 0
