@@ -258,6 +258,10 @@ def _other_data(study: optuna.Study, dataset: dict[str, Any]) -> str | None:
     if first is None:
         study.set_user_attr("dataset", dataset)
         log.info("data     %s", "{name}: {train:,} train, {val:,} val, MD5 {md5}".format(**dataset))
+        if dataset["md5"] is None:
+            log.warning(
+                "it cannot be known whether all trials have the same data: they change when they are read again"
+            )
         return None
     if first["md5"] == dataset["md5"]:
         return None

@@ -52,7 +52,8 @@ def test_files_below_root_are_read_verified_and_named(command, place, files):
     assert done.status == 0, done.err
     digest = hashlib.md5(b"".join(files[name] for name in SOURCES["mnist"].files)).hexdigest()
     dataset = info(only_run(place))["dataset"]
-    assert dataset == {"name": "mnist", "train": 170, "val": 30, "test": 50, "md5": digest, "split_seed": 0}
+    sizes = {"train": 170, "val": 30, "test": 50}
+    assert dataset == {"name": "mnist", **sizes, "md5": digest, "classes": list("0123456789"), "split_seed": 0}
     assert digest in done.out.splitlines()[-1]
 
 
