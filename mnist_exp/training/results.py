@@ -91,7 +91,8 @@ def summarise(parts: Components, checkpoints: Checkpoints, metrics: dict[str, An
     speed, device = metrics["images_per_s"], parts.trainer.device_name
     log.info("time     %s at %.0f images/s on %s", clock(seconds), speed, device)
     log.info("results  %s", place)
-    log.info("data     {name}: {train:,} train, {val:,} val, {test:,} test, MD5 {md5}".format(**splits.describe()))
+    data = splits.describe() | {"md5": splits.md5 or "unknown"}
+    log.info("data     {name}: {train:,} train, {val:,} val, {test:,} test, MD5 {md5}".format(**data))
 
 
 def _metrics(split: str, scored: Scored, members: int) -> dict[str, float]:
