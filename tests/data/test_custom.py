@@ -50,10 +50,10 @@ def mine(place) -> Path:
 @pytest.fixture
 def noisy(place, monkeypatch) -> list[str]:
     """The command that trains on data of unknown kind that change whenever they are read."""
-    (place / "mine.py").write_text(MINE)
+    (place / "noisy_sets.py").write_text(MINE)
     monkeypatch.syspath_prepend(str(place))
-    monkeypatch.setenv("MNIST_EXP_ALLOW", "mine.*")
-    parts = {part: f"{{_target_: mine.Noisy, n: {n}, noise: {noise}}}" for part, n, noise in PARTS}
+    monkeypatch.setenv("MNIST_EXP_ALLOW", "noisy_sets.*")
+    parts = {part: f"{{_target_: noisy_sets.Noisy, n: {n}, noise: {noise}}}" for part, n, noise in PARTS}
     lines = ["_target_: mnist_exp.data.sets.CustomData", "name: noisy", *(f"{k}: {v}" for k, v in parts.items())]
     (place / "conf" / "data").mkdir(parents=True)
     settings = ["root: ''", "val_size: 9", "split_seed: 0", "batch_size: 17", "num_workers: 0", "mean: 0.0", "std: 1.0"]
