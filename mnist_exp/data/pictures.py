@@ -64,20 +64,22 @@ def read_picture(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as picture:
             picture.draft("L", (8 * SIDE, 8 * SIDE))  # of a large JPEG only as much is decoded as is needed
-            upright = ImageOps.exif_transpose(picture)
-            if upright.mode.startswith("I;16"):
-                grey = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-            elif upright.has_transparency_data:
-                seen = upright.convert("RGBA")
+            ImageOps.exif_transpose(picture, in_place=True)
+            if picture.mode.startswith("I;16"):
+                grey = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+            elif picture.has_transparency_data:
+                seen = picture.convert("RGBA")
                 grey = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("L")
-            elif upright.mode in ("I", "F"):
+            elif picture.mode in ("I", "F"):
                 raise ValueError("its pixels are 32 bits each, in a range that nothing says")
             else:
-                grey = upright.convert("L")
+                grey = picture.convert("L")
         pixels = np.asarray(grey)
+        if pixels.shape == (SIDE, SIDE):
+            return pixels
         border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-        size = (SIDE, SIDE)
-        return np.asarray(ImageOps.pad(grey, size, Image.Resampling.BILINEAR, color=int(np.median(border))))
+        background = int(np.median(border))
+        return np.asarray(ImageOps.pad(grey, (SIDE, SIDE), Image.Resampling.BILINEAR, color=background))
     except Exception as error:  # Pillow raises one of many
         raise UserError(f"{path} cannot be read as a picture: {error}; repair or remove it") from error
 
@@ -107,8 +109,7 @@ def _paths(folder: Path) -> dict[str, list[Path]]:
     tree = import_torchvision("torchvision.datasets.folder")
 
     def seen(path: str) -> bool:
-        hidden = any(part.startswith(".") for part in Path(path).relative_to(folder).parts)
-        return bool(tree.is_image_file(path)) and not hidden
+        return bool(tree.is_image_file(path)) and f"{os.sep}." not in path.removeprefix(str(folder))
 
     try:
         _, numbers = tree.find_classes(folder)

@@ -57,11 +57,6 @@ class LoaderSplit:
     def to(self, device: torch.device) -> LoaderSplit:
         return LoaderSplit(self.dataset, self.num_workers, device)
 
-    @property
-    def labels(self) -> Tensor:
-        """int64 [N]; read from ``targets`` where the data set has them, else by going through every sample."""
-        return targets_of(self.dataset).to(self.device)
-
     def batches(self, batch_size: int, seed: int | None = None, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (images, labels) as the data set's transforms return them, moved to the device."""
         generator = None if seed is None else torch.Generator().manual_seed(seed)
