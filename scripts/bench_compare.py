@@ -37,7 +37,15 @@ def make(folder: Path, number: int, config: str) -> None:
         "started": f"2026-01-01T00:00:{number:05}",
         "seconds": 60.0,
         "overrides": [f"optimizer.lr={lr}", f"seed={number}"],
-        "dataset": {"name": "mnist", "train": 55_000, "val": 5_000, "test": 10_000, "md5": "0" * 32, "split_seed": 0},
+        "dataset": {
+            "name": "mnist",
+            "train": 55_000,
+            "val": 5_000,
+            "test": 10_000,
+            "split_seed": 0,
+            "md5": "0" * 32,
+            "classes": list("0123456789"),
+        },
         "metrics": {
             "val_acc": 98.5,
             "val_loss": 0.05,

@@ -39,7 +39,7 @@ def main() -> None:
     images = torch.randint(0, 256, (n, 28, 28), dtype=torch.uint8, generator=generator)
     labels = torch.randint(0, 10, (n,), generator=generator)
     train = Split(images, labels).to(device)
-    parts.splits = Splits("random", "", train, None, parts.splits.test)
+    parts.splits = Splits("random", None, parts.splits.classes, train, None, parts.splits.test)
 
     bare = build_components(config)
     resident, targets = torch.randn(batch, 1, 28, 28, device=device), train.labels[:batch]

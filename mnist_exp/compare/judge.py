@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 Tell = Callable[[str], None]
+_UNKNOWN = "has no MD5 of its data, so nothing tells which other run had the same"
 Scores = dict[Any, list[float]]  # of each unit: a seed, with what else varies inside a group
 
 
@@ -30,13 +31,16 @@ def group(runs: pd.DataFrame, keys: Sequence[str] | None = None, tell: Tell = lo
     <tta|swa|ensemble>_gain: what each brings over the plain test accuracy of the same runs, in percentage points, and
     _p: the p-value of the paired t-test over the seeds. varies: keys of the recipe that vary inside the group.
 
-    ``keys`` None groups repetitions: runs of the same data and config but for the seed.
+    ``keys`` None groups repetitions: runs of the same data and config but for the seed. Runs on data that cannot be known
+    again are groups of their own.
     """
     import pandas as pd
 
     done = runs[runs["status"] == "finished"]
     varying = differing(done)
     rows = []
+    for name in done["name"][done["md5"].isna()]:
+        tell(f"{name} stands alone: it {_UNKNOWN}")
     for values, members in _groups(done, keys):
         hidden = _varying([members], keys)
         if hidden:
@@ -79,8 +83,8 @@ def against(runs: pd.DataFrame, baseline: str, tell: Tell = log.warning) -> pd.D
         )
     rows = []
     for _, run in runs[(runs["status"] == "finished") & (runs["path"] != base["path"])].iterrows():
-        if (run["md5"], run["split"]) != (base["md5"], base["split"]):
-            tell(f"not compared: {run['name']} has other data or another split than {base['name']}")
+        if run["data_id"] != base["data_id"]:
+            tell(f"not compared: {_why(run, base)}")
             continue
         other = _correct(run)
         if other is None or not np.array_equal(other[1], right[1]):
@@ -107,12 +111,10 @@ def against_group(
     base = one(done, baseline)
     groups = []
     for _, members in _groups(done, keys):
-        if (members["md5"].iloc[0], members["split"].iloc[0]) == (base["md5"], base["split"]):
+        if members["data_id"].iloc[0] == base["data_id"]:
             groups.append(members)
         else:
-            tell(
-                f"not compared: {len(members)} runs such as {members['name'].iloc[0]} have other data or another split than {base['name']}"
-            )
+            tell(f"not compared: {len(members)} runs such as {_why(members.iloc[0], base)}")
     mine = next(members for members in groups if base["path"] in set(members["path"]))
     rows = []
     varying = differing(done)
@@ -161,7 +163,16 @@ def _groups(done: pd.DataFrame, keys: Sequence[str] | None) -> Any:
     """Yield (values, members) of each group; other data is never grouped with."""
     for key in keys or ():
         need(done, key, "--group-by")
-    return done.groupby([*(keys or ["recipe"]), "md5", "split"], dropna=False, sort=False)
+    return done.groupby([*(keys or ["recipe"]), "data_id"], dropna=False, sort=False)
+
+
+def _why(run: Any, base: Any) -> str:
+    """Return the name of ``run`` and why it is not compared with ``base``, whose data or split are not known to be the same."""
+    if not isinstance(run["md5"], str):
+        return f"{run['name']}: it {_UNKNOWN}"
+    if not isinstance(base["md5"], str):
+        return f"{run['name']}: {base['name']} {_UNKNOWN}"
+    return f"{run['name']} has other data or another split than {base['name']}"
 
 
 def _labelled(members: pd.DataFrame, keys: Sequence[str] | None, varying: list[str]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from mnist_exp.config.recipe import flatten
 from mnist_exp.console import cell
 from mnist_exp.files import atomic_write
 from mnist_exp.runs.folder import RunFolder
+from mnist_exp.runs.pictures import class_name, confusion
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,33 +86,32 @@ def _curve(folder: RunFolder) -> list[list[float | None]]:
 def _mistakes(runs: pd.DataFrame) -> dict[str, Any]:
     """Return each run's confusion matrix, and the test images that most runs get wrong, with what each run said.
 
-    The wall is of the largest set of runs on the same data and split.
+    The wall is of the largest set of scored runs on the same data and split.
     """
-    confusions: list[list[list[int]] | None] = []
-    wrong: dict[int, dict[int, int]] = {}  # image -> {run: what it said}
-    truth: dict[int, int] = {}
+    confusions: list[dict[str, Any] | None] = []
+    wrong: dict[int, dict[int, str]] = {}  # image -> {run: what it said}
+    truth: dict[int, str] = {}
     pictures: dict[int, np.ndarray] = {}
-    sets = runs.groupby(["md5", "split"], dropna=False).size()
-    home = sets.idxmax() if len(sets) else None
-    scored = 0
-    for number, (_, run) in enumerate(runs.iterrows()):
-        folder = RunFolder(Path(run["path"]), {})
+    data = runs["data_id"]
+    home, scored = next(iter(data[runs["test_acc"].notna()].mode()), None), 0
+    for number, path in enumerate(runs["path"]):
+        folder = RunFolder.open(Path(path))
         saved = folder.predicted("predicted", "labels", "probs")
         if saved is None:
             confusions.append(None)
             continue
-        predicted, labels, classes = saved[0].astype(int), saved[1].astype(int), saved[2].shape[1]
+        predicted, labels = saved[0].astype(int), saved[1].astype(int)
+        classes = folder.dataset.get("classes") or [str(label) for label in range(saved[2].shape[1])]
         numbers, shown = folder.predicted("wrong", "images") or (np.array([]), np.array([]))
         images = dict(zip(numbers.tolist(), shown, strict=True))
-        matrix = np.zeros((classes, classes), int)
-        np.add.at(matrix, (labels, predicted), 1)
-        confusions.append(matrix.tolist())
-        if (run["md5"], run["split"]) != home:
+        names, counts = confusion(predicted, labels, classes)
+        confusions.append({"classes": names, "counts": counts.tolist()})
+        if data.iloc[number] != home:
             continue
         scored += 1
         for index in np.flatnonzero(predicted != labels).tolist():
-            wrong.setdefault(index, {})[number] = int(predicted[index])
-            truth[index] = int(labels[index])
+            wrong.setdefault(index, {})[number] = class_name(classes, predicted[index])
+            truth[index] = class_name(classes, labels[index])
             if index in images:
                 pictures[index] = images[index]
     worst = sorted((i for i in wrong if i in pictures), key=lambda i: (-len(wrong[i]), i))[:_WALL]

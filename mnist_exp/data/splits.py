@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -58,11 +59,6 @@ class LoaderSplit:
     def to(self, device: torch.device) -> LoaderSplit:
         return LoaderSplit(self.dataset, self.num_workers, device)
 
-    @property
-    def labels(self) -> Tensor:
-        """int64 [N]; read from ``targets`` where the data set has them, else by going through every sample."""
-        return targets_of(self.dataset).to(self.device)
-
     def batches(self, batch_size: int, seed: int | None = None, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (images, labels) as the data set's transforms return them, moved to the device; see ``Split.batches``.
 
@@ -109,22 +105,26 @@ class _Seeded(torch.utils.data.Dataset[Any]):
 
 @dataclass
 class Splits:
-    """Train, validation (None: everything is trained on) and test, with the real name and MD5 of what was read."""
+    """Train, validation (None: everything is trained on) and test, with the real name and MD5 of what was read.
+
+    ``md5`` None: it cannot be known whether another run had the same data. ``classes``: their names, label 0 first.
+    """
 
     name: str
-    md5: str
+    md5: str | None
+    classes: list[str]
     train: Split | LoaderSplit
     val: Split | LoaderSplit | None
     test: Split | LoaderSplit
 
     def to(self, device: torch.device) -> Splits:
         val = None if self.val is None else self.val.to(device)
-        return Splits(self.name, self.md5, self.train.to(device), val, self.test.to(device))
+        return dataclasses.replace(self, train=self.train.to(device), val=val, test=self.test.to(device))
 
     def describe(self) -> dict[str, Any]:
-        """Return what run.json says of the data: name, sizes of the splits, MD5."""
-        val = 0 if self.val is None else len(self.val)
-        return {"name": self.name, "train": len(self.train), "val": val, "test": len(self.test), "md5": self.md5}
+        """Return what run.json says of the data: name, sizes of the splits, MD5, names of the classes."""
+        sizes = {"train": len(self.train), "val": 0 if self.val is None else len(self.val), "test": len(self.test)}
+        return {"name": self.name, **sizes, "md5": self.md5, "classes": self.classes}
 
 
 def stratified(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -163,5 +163,7 @@ def targets_of(dataset: Any) -> Tensor:
     """Return the int64 labels [N] of a map-style data set, from ``targets`` where it has them, else sample by sample."""
     if isinstance(dataset, torch.utils.data.Subset):
         return targets_of(dataset.dataset)[torch.as_tensor(dataset.indices)]
-    targets = getattr(dataset, "targets", None)
+    targets, transform = getattr(dataset, "targets", None), getattr(dataset, "target_transform", None)
+    if targets is not None and transform is not None:
+        targets = [transform(target) for target in targets]
     return torch.as_tensor([label for _, label in dataset] if targets is None else targets, dtype=torch.int64)

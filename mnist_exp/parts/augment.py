@@ -215,3 +215,9 @@ class Augment:
         self.strong = strong
         self.light = light
         self.mix = mix
+
+    def transforms(self) -> list[str]:
+        """Return the keys of all transforms but for normalising."""
+        phases = {"strong": self.strong, "light": self.light}
+        named = {f"augment.{phase}.{key}": t for phase, all_ in phases.items() for key, t in all_.transforms.items()}
+        return [key for key, transform in named.items() if not isinstance(transform, Normalize)]

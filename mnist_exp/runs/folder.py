@@ -169,6 +169,16 @@ class RunFolder:
         config = self.config()
         return recipe.digest(config, self.info.get("warm_start")) if config else None
 
+    @property
+    def dataset(self) -> dict[str, Any]:
+        """What run.json says of the data, {} before it is known; the MD5 is None where it does not tell data apart.
+
+        An older version, which named no classes, took it of the labels alone for data of one's own.
+        """
+        dataset = self.info.get("dataset") or {}
+        known = "classes" in dataset or self.configured("data._target_") != "mnist_exp.data.sets.CustomData"
+        return dataset if known else {**dataset, "md5": None}
+
     # ------------------------------------------------------------------------------------------ other files
 
     @property

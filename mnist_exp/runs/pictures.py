@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,45 +76,74 @@ def plot_curves(rows: list[dict[str, Any]], swa_epoch: int | None, path: Path, t
     figure.savefig(path, dpi=120)
 
 
-def plot_confusion(predicted: np.ndarray, labels: np.ndarray, classes: int, path: Path, title: str) -> None:
+def class_name(classes: Sequence[str], label: int) -> str:
+    """Return the name of a class; of one that a model knows and the data do not, its number."""
+    return classes[label] if label < len(classes) else f"#{label}"
+
+
+def confusion(predicted: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """Return the confusion matrix int [C, C] of int arrays [N], rows are true classes, and the names of its C classes.
+
+    These are ``classes``, and those beyond them that were predicted all the same.
+    """
+    kinds = np.union1d(np.arange(len(classes)), predicted)
+    matrix = np.zeros((len(kinds), len(kinds)), int)
+    np.add.at(matrix, (np.searchsorted(kinds, labels), np.searchsorted(kinds, predicted)), 1)
+    return [class_name(classes, label) for label in kinds.tolist()], matrix
+
+
+def plot_confusion(predicted: np.ndarray, labels: np.ndarray, classes: Sequence[str], path: Path, title: str) -> None:
     """Draw the confusion matrix of int arrays [N]: rows are true classes, only mistakes are coloured."""
-    matrix = np.zeros((classes, classes), int)
-    np.add.at(matrix, (labels, predicted), 1)
-    mistakes = np.where(np.eye(classes, dtype=bool), 0, matrix)
-    figure = _figure(6.4, 6)
+    names, matrix = confusion(predicted, labels, classes)
+    names, places = [_short(name, 40) for name in names], range(len(names))
+    mistakes = np.where(np.eye(len(names), dtype=bool), 0, matrix)
+    longest = max(map(len, names))
+    side = min(max(6, 0.45 * len(names)) + 0.08 * longest, 40)  # inches; a letter is about 0.08 wide
+    figure = _figure(side + 0.4, side)
     axes = figure.subplots()
     axes.imshow(mistakes, cmap="Reds", vmin=0, vmax=max(1, mistakes.max()))
-    for true in range(classes):
-        for guess in range(classes):
-            count = matrix[true, guess]
-            if count:
-                dark = mistakes[true, guess] > 0.6 * max(1, mistakes.max())
-                colour = "white" if dark else _GREY if true == guess else "black"
-                axes.text(guess, true, str(count), ha="center", va="center", color=colour, fontsize=9)
-    axes.set(xticks=range(classes), yticks=range(classes), xlabel="predicted", ylabel="true", title=title)
+    for true, guess in np.argwhere(matrix).tolist():
+        dark = mistakes[true, guess] > 0.6 * max(1, mistakes.max())
+        colour = "white" if dark else _GREY if true == guess else "black"
+        axes.text(guess, true, str(matrix[true, guess]), ha="center", va="center", color=colour, fontsize=9)
+    axes.set_xticks(places, names)
+    axes.set_yticks(places, names)
+    if longest > 3:
+        for tick in axes.get_xticklabels():
+            tick.set(rotation=45, ha="right", rotation_mode="anchor")
+    axes.set(xlabel="predicted", ylabel="true", title=title)
     figure.savefig(path, dpi=120)
 
 
 def plot_mistakes(
-    images: np.ndarray, predicted: np.ndarray, labels: np.ndarray, confidence: np.ndarray, path: Path, title: str
+    images: np.ndarray, probs: np.ndarray, labels: np.ndarray, classes: Sequence[str], path: Path, title: str
 ) -> None:
-    """Draw up to 25 mistakes, the most confident first; ``images`` are uint8 [N, 28, 28], the others [N]."""
+    """Draw up to 25 mistakes, the most confident first, of uint8 ``images`` [N, 28, 28], ``probs`` [N, C], labels [N]."""
+    predicted, confidence = probs.argmax(1), probs.max(1)
     wrong = np.flatnonzero(predicted != labels)
     wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:25]
+    said = [f"{class_name(classes, predicted[i])} ({100 * confidence[i]:.0f}\u00a0%)" for i in wrong]
+    texts = [f"#{i}: {class_name(classes, labels[i])}, said {guess}" for i, guess in zip(wrong, said, strict=True)]
+    captions = [textwrap.wrap(text, 26) for text in texts]
+    lines = max(map(len, captions), default=1)
     # one picture of them all: axes of its own for each digit would take a second
-    columns, rows, width, height = 5, max(1, -(-len(wrong) // 5)), 34, 40
+    columns, rows, width, height = 5, max(1, -(-len(wrong) // 5)), 34, 36 + 4 * lines
     wall = np.zeros((rows * height, columns * width), images.dtype)
-    figure = _figure(7.5, 1.75 * rows + 0.6)
+    figure = _figure(7.5, 1.75 * rows * height / 40 + 0.6)
     axes = figure.subplots()
     for place, index in enumerate(wrong):
-        top, left = place // columns * height + 10, place % columns * width + 3
+        top, left = place // columns * height + height - 30, place % columns * width + 3
         wall[top : top + 28, left : left + 28] = images[index]
-        text = f"#{index}: {labels[index]}, said {predicted[index]} ({100 * confidence[index]:.0f} %)"
-        axes.text(left + 14, top - 3, text, fontsize=7, ha="center", va="bottom")
+        axes.text(left + 14, top - 3, "\n".join(captions[place]), fontsize=7, ha="center", va="bottom")
     axes.imshow(wall, cmap="gray_r", vmin=0, vmax=255)
     axes.set_title(title if len(wrong) else f"{title}: none")
     axes.axis("off")
     figure.savefig(path, dpi=120)
+
+
+def _short(name: str, most: int) -> str:
+    """Return a name with its middle left out if it has more than ``most`` letters."""
+    return name if len(name) <= most else f"{name[: most // 2]}\u2026{name[-most // 2 + 1 :]}"
 
 
 def plot_runs(histories: dict[str, list[dict[str, Any]]], path: Path) -> None:

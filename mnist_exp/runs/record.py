@@ -95,8 +95,11 @@ def begin(job: Job, begun: RunFolder | None, loggers: Sequence[Any], facts: dict
         return Record(RunFolder.create(job.folder, now | _identity(job) | facts, job.files()), loggers, job.clock)
     if "dataset" not in begun.info:
         raise UserError(f"{begun.path} never began to train ({begun.info['error']}); start it anew")
-    before, md5 = begun.info["dataset"]["md5"], facts["dataset"]["md5"]
-    require(md5 == before, "data", md5, f"the same as in the run that is resumed, MD5 {before}")
+    before, md5 = begun.dataset["md5"], facts["dataset"]["md5"]
+    if before is None:
+        log.warning("it cannot be known whether %s began on the same data", begun.path)
+    else:
+        require(md5 == before, "data", md5, f"the same as in the run that is resumed, MD5 {before}")
     begun.lock()
     begun.update(**now, resumed=begun.info.get("resumed", 0) + 1)
     return Record(begun, loggers, job.clock)

@@ -257,7 +257,12 @@ def _other_data(study: optuna.Study, dataset: dict[str, Any]) -> str | None:
     first = study.user_attrs.get("dataset")
     if first is None:
         study.set_user_attr("dataset", dataset)
-        log.info("data     %s", "{name}: {train:,} train, {val:,} val, MD5 {md5}".format(**dataset))
+        shown = {**dataset, "md5": dataset["md5"] or "unknown"}
+        log.info("data     %s", "{name}: {train:,} train, {val:,} val, MD5 {md5}".format(**shown))
+        if dataset["md5"] is None:
+            log.warning(
+                "it cannot be known whether all trials have the same data: they change when they are read again"
+            )
         return None
     if first["md5"] == dataset["md5"]:
         return None

@@ -14,6 +14,7 @@ from torch import nn
 
 from mnist_exp.checked import check_arguments
 from mnist_exp.config.build import build, standing_at
+from mnist_exp.data.sets import CustomData
 from mnist_exp.data.splits import Splits
 from mnist_exp.errors import UserError, require
 from mnist_exp.parts.augment import Augment
@@ -58,11 +59,11 @@ class Components:
         }
 
 
-def build_components(config: DictConfig, restart: bool = False) -> Components:
+def build_components(config: DictConfig, restart: bool = False, new: bool = False) -> Components:
     """Build the components of ``config`` on their device, the random weights from its seed.
 
-    ``restart``: for the ``schedule.extra_epochs`` of a run that was finished, from ``schedule.resume_lr`` on.
-    Raises UserError naming the key or file that is wrong.
+    ``restart``: for the ``schedule.extra_epochs`` of a run that was finished, from ``schedule.resume_lr`` on. ``new``: a
+    run that was not begun before, whose data must take its augment. Raises UserError naming the key or file that is wrong.
     """
     random.seed(config.seed)
     np.random.seed(config.seed)
@@ -80,8 +81,10 @@ def build_components(config: DictConfig, restart: bool = False) -> Components:
     optimizer = _optimizer(config, model)
     loggers = [] if config.logger is None else list(build(config, "logger").values())
     with standing_at("data"):
+        if new and isinstance(dataset, CustomData):
+            dataset.check(augment.transforms() if isinstance(augment, Augment) else ["augment"])
         splits = dataset.load()
-    classes = int(torch.cat([splits.train.labels, splits.test.labels]).max()) + 1
+    classes = len(splits.classes)
     allowed = f"at least {classes}, the classes of {splits.name}"
     require(config.model.num_classes >= classes, "model.num_classes", config.model.num_classes, allowed)
     splits = splits.to(trainer.device)

@@ -34,7 +34,7 @@ def run(
     """
     job, begun, parent = _origin(job, begun)
     with terminate_as_interrupt():
-        parts = build_components(job.config, restart=parent is not None)
+        parts = build_components(job.config, restart=parent is not None, new=begun is None)
         if parent is not None and begun is None:
             _start_from(parent, parts)
         # a run that was begun before goes on by the rule of its time

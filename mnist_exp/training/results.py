@@ -91,7 +91,8 @@ def summarise(parts: Components, checkpoints: Checkpoints, metrics: dict[str, An
     speed, device = metrics["images_per_s"], parts.trainer.device_name
     log.info("time     %s at %.0f images/s on %s", clock(seconds), speed, device)
     log.info("results  %s", place)
-    log.info("data     {name}: {train:,} train, {val:,} val, {test:,} test, MD5 {md5}".format(**splits.describe()))
+    data = splits.describe() | {"md5": splits.md5 or "unknown"}
+    log.info("data     {name}: {train:,} train, {val:,} val, {test:,} test, MD5 {md5}".format(**data))
 
 
 def _metrics(split: str, scored: Scored, members: int) -> dict[str, float]:
@@ -110,7 +111,7 @@ def _metrics(split: str, scored: Scored, members: int) -> dict[str, float]:
 
 
 def _write_predictions(parts: Components, run: RunFolder, probs: Tensor, labels: Tensor) -> None:
-    predicted, confidence, truth = probs.argmax(1).numpy(), probs.amax(1).numpy(), labels.numpy()
+    predicted, truth = probs.argmax(1).numpy(), labels.numpy()
     images, wrong = _pictures(parts.splits.test), np.flatnonzero(predicted != truth)
     np.savez_compressed(
         run.predictions,
@@ -121,8 +122,9 @@ def _write_predictions(parts: Components, run: RunFolder, probs: Tensor, labels:
         images=images[wrong],
     )
     title = f"{len(wrong):,} of {len(truth):,} {parts.splits.name} test images wrong"
-    pictures.plot_confusion(predicted, truth, probs.shape[1], run.confusion, title)
-    pictures.plot_mistakes(images, predicted, truth, confidence, run.mistakes, title)
+    classes = parts.splits.classes
+    pictures.plot_confusion(predicted, truth, classes, run.confusion, title)
+    pictures.plot_mistakes(images, probs.numpy(), truth, classes, run.mistakes, title)
 
 
 def _pictures(split: Split | LoaderSplit) -> np.ndarray:

@@ -281,8 +281,9 @@ def test_the_page_needs_nothing_from_elsewhere(command, runs):
     assert len(data["runs"]) == 6
     assert data["scored"] == 4
     assert data["wall"][0]["said"]
-    matrix = np.array(next(c for c in data["confusions"] if c))
-    assert matrix.sum() == 1000
+    confusion = next(c for c in data["confusions"] if c)
+    assert confusion["classes"] == list("0123456789")
+    assert np.array(confusion["counts"]).sum() == 1000
 
 
 def test_the_page_answers_what_was_asked(command, runs):

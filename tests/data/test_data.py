@@ -52,7 +52,8 @@ def test_files_below_root_are_read_verified_and_named(command, place, files):
     assert done.status == 0, done.err
     digest = hashlib.md5(b"".join(files[name] for name in SOURCES["mnist"].files)).hexdigest()
     dataset = info(only_run(place))["dataset"]
-    assert dataset == {"name": "mnist", "train": 170, "val": 30, "test": 50, "md5": digest, "split_seed": 0}
+    sizes = {"train": 170, "val": 30, "test": 50}
+    assert dataset == {"name": "mnist", **sizes, "md5": digest, "classes": list("0123456789"), "split_seed": 0}
     assert digest in done.out.splitlines()[-1]
 
 
@@ -100,6 +101,41 @@ def test_a_network_that_never_answers_is_given_up(place, monkeypatch):
     with pytest.raises(UserError, match=r"data\.download_timeout=0\.2 s"):
         Data("mnist", str(place), fallback=None, download_timeout=0.2).load()
     release.set()
+
+
+@pytest.mark.parametrize("name", ["kmnist", "fashion_mnist", "qmnist"])
+def test_a_failed_download_says_how_to_have_this_data_set_and_leaves_nothing(command, place, name):
+    (place / "there").mkdir()
+    (place / "there" / "notes.txt").write_text("mine")
+    for root in ("there", "no/such/place"):
+        done = command("train", f"data={name}", f"data.root={root}")
+        assert done.status == 2
+        assert f"{name} is not below {root}" in done.err
+        assert f"get the files of {name} and type" in done.err
+        assert f"`python -m mnist_exp data import PATH --name {name} data.root={root}`" in done.err
+        assert "sample" not in done.err
+    assert "no/such/place, which does not exist," in done.err
+    assert not (place / "no").exists()
+    assert [p.name for p in (place / "there").rglob("*")] == ["notes.txt"]
+
+
+def test_the_substitute_leaves_nothing_in_a_mistyped_place(place, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(place))
+    for name in ("mnist", "sample"):
+        assert Data(name, "no/such/place", 500).load().name == "sample"
+    assert not (place / "no").exists()
+    assert (place / "mnist_exp-sample.npz").exists(), "read slowly once only"
+
+
+def test_damaged_files_name_the_right_import(command, place):
+    raw = place / "KMNIST" / "raw"
+    lay(raw, dict.fromkeys(SOURCES["kmnist"].files, b"\0\0\x08\x01\0\0\0\x05abc"))
+    done = command("train", "data=kmnist", "data.root=.")
+    assert done.status == 2
+    assert "train-images-idx3-ubyte is torn" in done.err
+    assert "data import PATH --name kmnist" in done.err
+    done = command("train", "data=kaggle", "data.root=.")
+    assert "get train.csv from Kaggle and type" in done.err
 
 
 def test_splits_are_stratified_seeded_and_apart():

@@ -34,6 +34,7 @@ def test_a_run_leaves_its_folder_as_documented(shell, place):
         "val": 500,
         "test": 1000,
         "md5": "b8ff62e444fa8656fdaf5b38040275c7",
+        "classes": list("0123456789"),
         "split_seed": 0,
     }
     assert about["versions"]["torch"] == torch.__version__
