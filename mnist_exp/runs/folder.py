@@ -176,7 +176,7 @@ class RunFolder:
         An older version, which named no classes, took it of the labels alone for data of one's own.
         """
         dataset = self.info.get("dataset") or {}
-        known = "classes" in dataset or self.configured("data._target_") != "mnist_exp.data.sets.CustomData"
+        known = "classes" in dataset or self.composed("data._target_") != "mnist_exp.data.sets.CustomData"
         return dataset if known else {**dataset, "md5": None}
 
     # ------------------------------------------------------------------------------------------ other files
