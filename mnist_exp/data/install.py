@@ -41,7 +41,8 @@ def download(name: str, root: Path, seconds: float) -> None:
             _download(name, root, seconds)
     finally:
         with contextlib.suppress(OSError):  # of the first folder that holds something
-            lock.unlink(missing_ok=True)
+            if root in new:  # in one that was there another process may wait for the lock
+                lock.unlink(missing_ok=True)
             for folder in new:
                 if folder.exists():
                     folder.rmdir()
