@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_exp.compare.table import differing, need
+from mnist_exp.compare.table import FACTS, differing, need
 from mnist_exp.config import recipe
 from mnist_exp.errors import UserError
 from mnist_exp.runs.folder import RunFolder
@@ -29,7 +29,8 @@ def group(runs: pd.DataFrame, keys: Sequence[str] | None = None, tell: Tell = lo
 
     n: seeds; runs: where there are more; mean and standard deviation of val and test accuracy over the seeds, percent.
     <tta|swa|ensemble>_gain: what each brings over the plain test accuracy of the same runs, in percentage points, and
-    _p: the p-value of the paired t-test over the seeds. varies: keys of the recipe that vary inside the group.
+    _p: the p-value of the paired t-test over the seeds. varies: keys of the recipe that vary inside the group, which then
+    has no p-values.
 
     ``keys`` None groups repetitions: runs of the same data and config but for the seed. Runs on data that cannot be known
     again are groups of their own.
@@ -60,7 +61,7 @@ def group(runs: pd.DataFrame, keys: Sequence[str] | None = None, tell: Tell = lo
             both = members.dropna(subset=["test_acc", column])
             if len(both):
                 found = compare_groups(_scores(both, column, hidden), _scores(both, "test_acc", hidden))
-                row |= {f"{extra}_gain": found.difference, f"{extra}_p": found.p}
+                row |= {f"{extra}_gain": found.difference, f"{extra}_p": None if hidden else found.p}
         row |= {"data": f"{members['dataset'].iloc[0]} {members['split'].iloc[0]}", "varies": ", ".join(hidden)}
         rows.append(row)
     return pd.DataFrame(rows)
@@ -202,14 +203,18 @@ def _mean(scores: Scores) -> float:
 def _varying(groups: Sequence[pd.DataFrame], keys: Sequence[str] | None) -> list[str]:
     """Return the keys of the recipe that are not the same in all runs of ``groups``, but for ``keys`` that set them apart.
 
-    A choice that stands nowhere in the config, such as experiment, may set any key: then only what varies inside a
-    group counts.
+    A choice that stands nowhere in the config, such as experiment, may set any key: then what varies inside a group
+    counts, and between groups what was named on a command line.
     """
     if not keys or len({digest for members in groups for digest in members["recipe"]}) == 1:
         return []
     configs = [[_composed(run) for _, run in members.iterrows()] for members in groups]
+    pooled_runs = list(itertools.chain(*configs))
     if all(any(recipe.below(known, [key]) for known in configs[0][0]) for key in keys):
-        configs = [list(itertools.chain(*configs))]
+        configs = [pooled_runs]
+    else:
+        named = {c for members in groups for c in members.columns if c not in FACTS}
+        configs.append([{key: config.get(key) for key in named & config.keys()} for config in pooled_runs])
     varying = {
         key
         for pooled in configs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import logging
@@ -99,6 +100,9 @@ def load_runs(
         return runs
     runs = runs.sort_values(["started", "path"], kind="stable").reset_index(drop=True)
     runs["name"] = shortest(runs["path"])
+    if "warm_start" in runs:
+        parents = runs["warm_start"].dropna().unique()
+        runs["warm_start"] = runs["warm_start"].map(dict(zip(parents, shortest(parents), strict=True)))
     for key in [*(c for c in runs.columns if c not in FACTS), *keys]:
         _fill(runs, key)
     right = (runs["test_acc"] * runs["n_test"] / 100).round()
@@ -174,7 +178,7 @@ def _row(run: RunFolder) -> dict[str, Any]:
         n_test=dataset.get("test") or 0,
         recipe=run.recipe,
     )
-    begun = {"warm_start": Path(info["warm_start"]).name} if info.get("warm_start") else {}
+    begun = {"warm_start": info["warm_start"]} if info.get("warm_start") else {}
     return {**begun, **run.named(), **dataclasses.asdict(row)}
 
 
@@ -192,16 +196,32 @@ def select(
             pattern = "|".join(re.escape(c) for c in dotted)
             query = re.sub(rf"(?<![\w.`])({pattern})(?![\w.`])", r"`\1`", filter)
         try:
-            runs = runs.query(query, engine="python")
+            runs = runs.loc[_numbers(runs).query(query, engine="python").index]
         except Exception as error:
             raise UserError(f"--filter {filter!r} does not work: {error}\nColumns: {_columns(runs)}") from error
     if last is not None:
         runs = runs.tail(last)
     if sort is not None:
         need(runs, sort, "--sort")
-        lower = sort.startswith("val_loss") or runs[sort].dtype == object
-        runs = runs.sort_values(sort, ascending=lower, kind="stable", na_position="last")
+        values = _numbers(runs)[sort]
+        lower = sort.startswith("val_loss") or values.dtype == object
+        order = (values.astype(str) if values.dtype == object else values).sort_values(
+            ascending=lower, kind="stable", na_position="last"
+        )
+        runs = runs.loc[order.index]
     return runs
+
+
+def _numbers(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return ``runs`` with NaN for "null" and "deleted" in columns of numbers, so that these can be compared."""
+    import pandas as pd
+
+    bare = {}
+    for column in filter(lambda c: pd.api.types.is_object_dtype(runs[c]), runs):
+        others = runs[column].isin(["null", "deleted"]) | runs[column].isna()
+        with contextlib.suppress(ValueError, TypeError):
+            bare[str(column)] = pd.to_numeric(runs[column].mask(others))
+    return runs.assign(**bare)
 
 
 def need(runs: pd.DataFrame, column: str, option: str) -> None:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
 
 from mnist_exp.checked import checked
-from mnist_exp.config.recipe import RESUMABLE, below, flatten, modernised
+from mnist_exp.config.recipe import PLACES, RESUMABLE, below, flatten, modernised
 from mnist_exp.console import without_password
 from mnist_exp.errors import UserError
 
@@ -52,7 +52,7 @@ class Job:
     """A run to be carried out. ``hydra`` is Hydra's own part of what was composed.
 
     ``resume``: the run folder to go on with or to start from. ``wanted``: the one metric that is asked for (None: all).
-    ``clock``: when it was asked for, by time.monotonic.
+    ``clock``: when it was asked for, by time.monotonic. ``changes``: what resuming changes of an unfinished run's recipe.
     """
 
     config: DictConfig
@@ -63,6 +63,7 @@ class Job:
     resume: Path | None = None
     wanted: str | None = None
     clock: float = dataclasses.field(default_factory=time.monotonic)
+    changes: list[str] = dataclasses.field(default_factory=list)
 
     @classmethod
     def from_hydra(cls, config: DictConfig, command: str | None = None) -> Job:
@@ -82,7 +83,7 @@ class Job:
 
     def check(self) -> None:
         """Raise UserError for what no component would notice."""
-        _refuse_unknown(self.config)
+        refuse_unknown(self.config)
         tags = self.config.tags
         _keys_of_no_group(
             seed=self.config.seed,
@@ -117,22 +118,25 @@ class Job:
                 )
             if key != "resume":
                 OmegaConf.update(saved, key, OmegaConf.select(self.config, key), merge=False, force_add=True)
-        return dataclasses.replace(self, config=saved)
+        changes = [o for o in self.overrides if not below(o.partition("=")[0], PLACES)]
+        return dataclasses.replace(self, config=saved, changes=changes)
 
 
-def _refuse_unknown(config: DictConfig) -> None:
-    """Raise UserError for a key beside the groups that nothing reads, neither mnist_exp nor a reference."""
-    primary = yaml.safe_load((Path(config_folder()) / "train.yaml").read_text())
-    known = {*primary, *(next(iter(choice)) for choice in primary["defaults"] if isinstance(choice, dict))} - {
-        "defaults"
-    }
+def refuse_unknown(config: DictConfig) -> None:
+    """Raise UserError for a key beside the groups, or of paths, that nothing reads, neither mnist_exp nor a reference."""
+    primary, paths = (
+        yaml.safe_load(Path(config_folder(), f"{f}.yaml").read_text()) for f in ("train", "paths/default")
+    )
+    groups = (next(iter(choice)) for choice in primary.pop("defaults") if isinstance(choice, dict))
+    known = {*primary, *groups}
     tree: dict[str, Any] = OmegaConf.to_container(config)  # type: ignore[assignment]
     text = OmegaConf.to_yaml(config)
-    for key in tree.keys() - known:
+    for key in (*(tree.keys() - known), *(f"paths.{key}" for key in tree["paths"].keys() - paths.keys())):
         if re.search(rf"\$\{{{re.escape(key)}[.}}]", text):
             continue
-        wrong = next(iter(flatten({key: tree[key]})), key)
-        near = difflib.get_close_matches(wrong, [*known, *flatten({k: tree[k] for k in tree.keys() & known})], 1)
+        wrong = next(iter(flatten({key: tree.get(key)})), key)
+        real = [*known, *(k for k in flatten({k: tree[k] for k in tree.keys() & known}) if k != wrong)]
+        near = difflib.get_close_matches(wrong, real, 1)
         hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(sorted(known))}"
         raise UserError(f"{wrong} is no key that anything reads, so it would change nothing. {hint}")
 

@@ -15,10 +15,10 @@ RULE = 2  # of digests; to be raised when equal configs get another one than bef
 # keys, with all below them, that say where and as what a run is computed; every other key is what it computes
 PLACES = (
     *("paths", "data.root", "data.download_timeout", "trainer.device", "trainer.threads", "logger"),
-    *("task_name", "tags", "save_prefix", "resume", "search", "hydra"),
+    *("task_name", "tags", "save_prefix", "resume", "search", "pruner", "hydra"),
 )
 # what a resumed run may change: its places, but for what has named its files already; and it may end early
-RESUMABLE = (*(p for p in PLACES if p not in ("save_prefix", "search", "hydra")), "trainer.max_steps")
+RESUMABLE = (*(p for p in PLACES if p not in ("save_prefix", "search", "pruner", "hydra")), "trainer.max_steps")
 # modules of components as older run folders, studies and experiments name them
 _MOVED = {
     **{

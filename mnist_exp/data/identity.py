@@ -13,15 +13,16 @@ from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 from mnist_exp.data.formats import md5
 
-_TRANSFORMS = ("transform", "transforms", "target_transform")  # torchvision's names for them
+_TRANSFORMS = ("transform", "transforms")  # torchvision's names for those of pictures
 
 
 def identity(datasets: Sequence[Any], num_workers: int) -> str | None:
     """Return an MD5 of all items, (picture, label), of map-style ``datasets``; None where it cannot be known.
 
-    Pictures and labels are taken before the transforms of torchvision's attributes ``transform``, ``transforms`` and
-    ``target_transform``. Other classes than torchvision's may draw random numbers elsewhere: their items are read twice,
-    and if one differs, nothing is known. It is a pass over the data, by ``num_workers`` processes.
+    Pictures are taken before the transforms of torchvision's attributes ``transform`` and ``transforms``; labels after
+    ``target_transform``, since these are what is learnt and scored. What may draw random numbers elsewhere, as other
+    classes than torchvision's, is read twice, and if an item differs, nothing is known. It is a pass over the data, by
+    ``num_workers`` processes.
     """
     digests: list[list[str]] = []
     for dataset in datasets:
@@ -44,7 +45,7 @@ def changes(dataset: Any, most: int = 100) -> bool:
 
 
 def untransformed(dataset: Any) -> Any:
-    """Return ``dataset`` without its transforms; as it is, where it has none or cannot do without."""
+    """Return ``dataset`` without the transforms of its pictures; as it is, where it has none or cannot do without."""
     if isinstance(dataset, Subset):
         return Subset(untransformed(dataset.dataset), dataset.indices)
     if isinstance(dataset, ConcatDataset):
@@ -66,7 +67,7 @@ def _of_torchvision(dataset: Any) -> bool:
         return _of_torchvision(dataset.dataset)
     if isinstance(dataset, ConcatDataset):
         return all(_of_torchvision(part) for part in dataset.datasets)
-    left = any(getattr(dataset, name, None) is not None for name in _TRANSFORMS)
+    left = any(getattr(dataset, name, None) is not None for name in (*_TRANSFORMS, "target_transform"))
     return type(dataset).__module__.startswith("torchvision.") and not left
 
 

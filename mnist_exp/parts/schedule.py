@@ -91,7 +91,8 @@ class Cosine(Schedule):
             end = last if by_step else before
             return _cosine(base_lr, self.eta_min, now / end if end else 0.0)
         if before == 0:  # averaging from the first epoch: the curve starts at the base rate itself
-            return _cosine(base_lr, self.swa_lr, min(1.0, now / anneal))
+            end = anneal - 1 / steps if by_step else anneal
+            return _cosine(base_lr, self.swa_lr, min(1.0, now / end if end else 0.0))
         return _cosine(self.eta_min, self.swa_lr, min(1.0, (now - last) / anneal))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import functools
 import io
 import json
 import os
@@ -13,11 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from mnist_exp.config import recipe
 from mnist_exp.errors import RunLockedError, UserError
 from mnist_exp.files import atomic_write
+from mnist_exp.runs.composed import Composed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,15 +25,11 @@ HISTORY = ("epoch", "phase", "lr", "train_loss", "train_acc", "val_loss", "val_a
 _FORMAT = 1  # of run.json; a later version may add keys without raising it
 
 
-class RunFolder:
+class RunFolder(Composed):
     """A run's folder. ``info`` is run.json; ``update`` changes it on disk.
 
     Percent for accuracies, seconds for times, nats for losses. See "The outputs" in the README.
     """
-
-    def __init__(self, path: Path, info: dict[str, Any]):
-        self.path = path
-        self.info = info
 
     def __repr__(self) -> str:
         return f"<run {self.path}: {self.info.get('status', 'not read')}>"
@@ -50,8 +43,7 @@ class RunFolder:
         for name, text in hydra_files.items():
             atomic_write(path / ".hydra" / name, text.encode())
         run = cls(path, {"format": _FORMAT, **info})
-        run.info["recipe"] = {"rule": recipe.RULE, "digest": run.recipe}
-        run.info["named"] = run.named()
+        run.keep_composed()
         run.lock()
         run.update()
         run.write_history([])
@@ -126,76 +118,11 @@ class RunFolder:
                 break
         return rows
 
-    # ------------------------------------------------------------------------------------------ its config
-
-    def config(self) -> dict[str, Any]:
-        """Return the composed config as plain data, references unresolved; {} where it cannot be read."""
-        found = read_yaml(self.hydra_config)
-        return found if isinstance(found, dict) else {}
-
-    def choices(self) -> dict[str, Any]:
-        """Return {group: choice} of what was composed; {} where it cannot be read."""
-        try:
-            return dict(read_yaml(self.hydra_settings)["hydra"]["runtime"]["choices"])
-        except (KeyError, TypeError):
-            return {}
-
-    def composed(self, key: str) -> Any:
-        """Return what ``key`` was composed to: its value, references followed; the choice of a group.
-
-        "null" for a value that is null, a mapping where keys stand below. None where there is no such key or choice.
-        """
-        if "." not in key and key in (choices := self.choices()):
-            return choices[key]
-        config = self.config()
-        node: Any = config
-        for part in key.split("."):
-            if not isinstance(node, dict) or part not in node:
-                return None
-            node = recipe.followed(node[part], config) if isinstance(node[part], str) else node[part]
-        return "null" if node is None else str(node) if isinstance(node, list) else node
-
-    def named(self) -> dict[str, Any]:
-        """Return what the keys of the recipe that the command line named were composed to; "deleted" for what was."""
-        known = self.info.get("named")
-        return _named(self) if known is None else dict(known)  # known without reading the config
-
-    @property
-    def recipe(self) -> str | None:
-        """A digest that repetitions share; None without a config."""
-        known = self.info.get("recipe") or {}
-        if known.get("rule") == recipe.RULE:
-            return known["digest"]
-        config = self.config()
-        return recipe.digest(config, self.info.get("warm_start")) if config else None
-
-    @property
-    def dataset(self) -> dict[str, Any]:
-        """What run.json says of the data, {} before it is known; the MD5 is None where it does not tell data apart.
-
-        An older version, which named no classes, took it of the labels alone for data of one's own.
-        """
-        dataset = self.info.get("dataset") or {}
-        known = "classes" in dataset or self.composed("data._target_") != "mnist_exp.data.sets.CustomData"
-        return dataset if known else {**dataset, "md5": None}
-
     # ------------------------------------------------------------------------------------------ other files
 
     @property
     def prefix(self) -> str:
         return str(self.info["prefix"])
-
-    @property
-    def hydra_config(self) -> Path:
-        return self.path / ".hydra" / "config.yaml"
-
-    @property
-    def hydra_settings(self) -> Path:
-        return self.path / ".hydra" / "hydra.yaml"
-
-    @property
-    def hydra_overrides(self) -> Path:
-        return self.path / ".hydra" / "overrides.yaml"
 
     @property
     def checkpoints(self) -> Path:
@@ -279,28 +206,3 @@ def refuse_existing(path: Path) -> None:
             f"{path} already holds a run. Go on with it: `resume={path}`; "
             "or start another: leave hydra.run.dir out, or name a new folder"
         )
-
-
-def read_yaml(file: Path) -> Any:
-    """Return what a YAML file of a run holds; None if it cannot be read. Not to be changed: it is read once."""
-    try:
-        found = file.stat()
-        return _read_yaml(file, found.st_mtime_ns, found.st_size)
-    except (OSError, yaml.YAMLError):
-        return None
-
-
-@functools.lru_cache(maxsize=4096)
-def _read_yaml(file: Path, changed: int, size: int) -> Any:
-    return yaml.load(file.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-
-
-def _named(run: RunFolder) -> dict[str, Any]:
-    """Return {key named on the command line: value}, of a key that is a mapping all keys below it."""
-    found: dict[str, Any] = {}
-    for override in run.info.get("overrides", []):
-        key = override.lstrip("+~").partition("=")[0]
-        if not recipe.below(key, recipe.PLACES):
-            found[key] = "deleted" if override.startswith("~") else None
-    found |= {key: value for key in found if (value := run.composed(key)) is not None}
-    return {key: value for key, value in recipe.flatten(found).items() if value is not None}

@@ -101,7 +101,8 @@ def begin(job: Job, begun: RunFolder | None, loggers: Sequence[Any], facts: dict
     else:
         require(md5 == before, "data", md5, f"the same as in the run that is resumed, MD5 {before}")
     begun.lock()
-    begun.update(**now, resumed=begun.info.get("resumed", 0) + 1)
+    begun.go_on(job.files()["config.yaml"], job.changes)
+    begun.update(**now, epochs=facts["epochs"], resumed=begun.info.get("resumed", 0) + 1)
     return Record(begun, loggers, job.clock)
 
 

@@ -13,7 +13,7 @@ from mnist_exp.config.job import compose, config_folder
 from mnist_exp.runs.folder import RunFolder
 
 _GROUPS = ("data", "model", "augment", "optimizer", "schedule", "trainer", "evaluate")
-_SEARCHING = ("optimized_metric", "evaluate.test", "pruner")  # with what is in recipe.PLACES, a search's own business
+_SEARCHING = ("optimized_metric", "evaluate.test")  # with what is in recipe.PLACES, a search's own business
 _HERE = "best"  # the choice that stands for what no choice and values of ours can say
 
 

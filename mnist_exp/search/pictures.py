@@ -37,7 +37,7 @@ def plot_study(study: optuna.Study, best: Any, folder: Path) -> list[Path]:
     for name, draw in figures.items():
         try:
             figure = draw()
-        except (ValueError, RuntimeError) as error:
+        except (ValueError, RuntimeError, ZeroDivisionError) as error:
             log.warning("%s cannot be drawn yet: %s", name, error)
             continue
         figure.savefig(folder / f"{name}.png", dpi=110)

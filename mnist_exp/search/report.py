@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mnist_exp.config.job import compose
 from mnist_exp.console import console, table
 from mnist_exp.errors import UserError
 from mnist_exp.runs.folder import RunFolder, is_locked
 from mnist_exp.search.best import write_best
 from mnist_exp.search.pictures import plot_study, short_names, too_few
+from mnist_exp.search.space import typed
 from mnist_exp.search.store import best_trial, load_study
 
 if TYPE_CHECKING:
@@ -41,10 +44,17 @@ def report_study(folder: Path, study: optuna.Study | None = None) -> None:
     experiment = write_best(folder, best)
     if experiment is not None:
         screen.print(f"best     {experiment}", soft_wrap=True, highlight=False)
-        command = f"python -m mnist_exp train --config-dir {folder / 'conf'} experiment=best"
+        command = f"python -m mnist_exp train --config-dir {folder / 'conf'} experiment=best{_root(folder, best)}"
         screen.print(f"retrain  {command}", soft_wrap=True, highlight=False)
         seeds = command.replace("mnist_exp train", "mnist_exp --multirun")
         screen.print(f"seeds    {seeds} seed=1,2,3", soft_wrap=True, highlight=False)
+
+
+def _root(folder: Path, best: Any) -> str:
+    """Return the override that names where the data of the trial ``best`` were, unless that is where they always are."""
+    root = RunFolder(folder / f"trial-{best.number}", {}).config()["data"]["root"]
+    usual = compose().data.root
+    return "" if Path(root).absolute() == Path(usual).absolute() else f" {shlex.quote(f'data.root={root}')}"
 
 
 def _table(study: optuna.Study, folder: Path, best: Any) -> tuple[pd.DataFrame, str]:
@@ -88,8 +98,7 @@ def _state(trial: Any, folder: Path) -> str:
 def near_edges(trial: Any) -> Iterator[str]:
     """Yield a line for each parameter of ``trial`` within 5 % of an end of its range, and what to type to widen it.
 
-    5 % of its logarithm where the range is log. Choices have no ends. An end of 0 or 1 is taken for a bound that nothing
-    can pass, as of a share or a count, and is not told of, but for a rate's 1.0 of a log range.
+    5 % of its logarithm where the range is log. Choices have no ends.
     """
     for name, value in trial.params.items():
         found = trial.distributions[name]
@@ -97,18 +106,16 @@ def near_edges(trial: Any) -> Iterator[str]:
             continue
         low, high, place = (math.log(v) if found.log else v for v in (found.low, found.high, value))
         share = (place - low) / (high - low)
-        end = found.high if share > 0.5 else found.low
-        rate = found.log and isinstance(end, float)
-        if min(share, 1 - share) > _EDGE or (end in (0, 1) and not rate):
+        if min(share, 1 - share) > _EDGE:
             continue
-        yield (
-            f"the best {name}, {value:.3g}, lies at an end of its range, {found.low:g} to {found.high:g}: better ones may "
-            f"lie beyond. To look, type hydra.sweeper.study_name=NEW_NAME '{name}={_wider(found, share > 0.5)}'"
-        )
+        wider, line = typed(_wider(found, share > 0.5)), f"the best {name}, {value:.3g}, lies at an end of its range"
+        further = f" To look further, type hydra.sweeper.study_name=NEW_NAME '{name}={wider}'"
+        can = wider != typed(found)
+        yield f"{line}, {found.low:g} to {found.high:g}: if it can, better ones may lie beyond.{further if can else ''}"
 
 
-def _wider(found: Any, upwards: bool) -> str:
-    """Return a range that goes further, as it is typed: tenfold if it is log, else by half; not below 0, nor past 1."""
+def _wider(found: Any, upwards: bool) -> Any:
+    """Return a range that goes further: tenfold if it is log, else by half; not past 0, nor past 1 where it ended there."""
     low, high, step = found.low, found.high, found.step
     if found.log:
         low, high = (low, high * 10) if upwards else (low / 10, high)
@@ -116,16 +123,8 @@ def _wider(found: Any, upwards: bool) -> str:
         more = (high - low) / 2
         more = max(step, round(more / step) * step) if step else more
         low, high = (low, high + more) if upwards else (low - more, high)
-        low, high = max(low, 0) if found.low >= 0 else low, min(high, 1) if found.high <= 1 else high
-    low, high = _as_in(found, low), _as_in(found, high)
-    if step and step != 1:
-        return f"range({low},{_as_in(found, high + step)},{step})"  # the end itself is left out
-    text = f"tag(log,interval({low},{high}))" if found.log else f"interval({low},{high})"
-    return f"int({text})" if isinstance(found.high, int) else text
-
-
-def _as_in(found: Any, value: float) -> float:
-    """Return a number of the kind that a range is of, as it is typed."""
+        low, high = max(low, 0) if found.low >= 0 else low, min(high, 1) if found.high == 1 else high
     if isinstance(found.high, int):
-        return max(1, round(value)) if found.log else round(value)
-    return float(f"{value:.6g}")
+        least = 1 if found.log else min(0, found.low)
+        return type(found)(max(least, round(low)), round(high), log=found.log, step=step)
+    return type(found)(float(f"{low:.6g}"), float(f"{high:.6g}"), log=found.log, step=step)

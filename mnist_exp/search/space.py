@@ -85,6 +85,17 @@ def read_space(params: Mapping[str, Any], arguments: list[str], custom: str | No
     return Space(searched, [f"{key}={value}" for key, value in fixed.items()] + deleted, custom)
 
 
+def typed(distribution: Any) -> str:
+    """Return an Optuna ``distribution`` as it is typed in an override."""
+    if hasattr(distribution, "choices"):
+        return f"choice({','.join('null' if c is None else str(c) for c in distribution.choices)})"
+    low, high, step = distribution.low, distribution.high, distribution.step
+    if step and not (step == 1 and isinstance(high, int)):
+        return f"range({low},{type(high)(f'{high + step:.6g}')},{step})"  # the end itself is left out
+    text = f"tag(log,interval({low},{high}))" if distribution.log else f"interval({low},{high})"
+    return f"int({text})" if isinstance(high, int) else text
+
+
 def suggest(trial: Trial, name: str, distribution: Any) -> Any:
     """Draw ``name`` from an Optuna ``distribution`` for ``trial``, or return what it has drawn before."""
     if hasattr(distribution, "choices"):

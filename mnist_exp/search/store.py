@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +16,7 @@ from mnist_exp.console import without_password
 from mnist_exp.errors import UserError
 from mnist_exp.runs.folder import RunFolder, is_run
 from mnist_exp.search.locks import FileLocks, Locks, PostgresLocks
-from mnist_exp.search.space import Space, build_sampler
+from mnist_exp.search.space import Space, build_sampler, typed
 
 if TYPE_CHECKING:
     import optuna
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Search:
-    """What is asked for: ``n_trials`` in all points of ``space``, for the best ``metric``."""
+    """What is asked for: ``n_trials`` in all points of ``space``, for the best ``metric``.
+
+    ``compose`` returns the config, as plain data, of a trial with the given parameters.
+    """
 
     name: str
     folder: Path
@@ -34,6 +38,7 @@ class Search:
     space: Space
     sampler: DictConfig
     config: DictConfig
+    compose: Callable[[dict[str, Any]], dict[str, Any]]
 
     @property
     def url(self) -> str:
@@ -45,7 +50,8 @@ class Search:
 
         dimensions = sorted(self.space.dimensions.items())
         space = {name: json.loads(distribution_to_json(dist)) for name, dist in dimensions}
-        return {"space": space, "settings": sorted(recipe.overrides(self.space.fixed)), "metric": self.metric}
+        values = recipe.values(self.compose(self.space.some_points()[0]))
+        return {"space": space, "recipe": values, "metric": self.metric}
 
 
 def open_study(search: Search) -> tuple[optuna.Study, Any, Locks]:
@@ -84,7 +90,7 @@ def open_study(search: Search) -> tuple[optuna.Study, Any, Locks]:
         shown = f"hydra.sweeper.storage={without_password(search.url)}"
         raise UserError(f"{shown} cannot be used: {without_password(reason)}{needs}") from error
     if known is not None:
-        _refuse_another(known, search)
+        _refuse_another(known, search, study)
     return study, storage, locks
 
 
@@ -143,13 +149,41 @@ def _claim(folder: Path, study: str) -> None:
     mark.write_text(study)
 
 
-def _refuse_another(known: dict[str, Any], search: Search) -> None:
-    """Raise UserError if the study was made for another search."""
+def _refuse_another(known: dict[str, Any], search: Search, study: optuna.Study) -> None:
+    """Raise UserError if the study was made for another search: other ranges, another metric, or another recipe.
+
+    Recipes are compared as they are composed, since a default may have changed. An older version kept none: then the
+    first trial whose folder is here has it.
+    """
+    from optuna.distributions import json_to_distribution
+
     here = search.described()
-    there = known | {"settings": sorted(recipe.overrides(known["settings"]))}  # as the recipe is understood today
-    for key in ("space", "settings", "metric"):
-        if there[key] != here[key]:
-            raise UserError(
-                f"the study {search.name} has another search {key}:\n  there {json.dumps(there[key])}\n"
-                f"  here  {json.dumps(here[key])}\nFor another search type hydra.sweeper.study_name=NEW_NAME"
-            )
+    there, now = known["metric"], here["metric"]
+    changes = [] if there == now else [("optimized_metric", there, now)]
+    spaces = [
+        {key: typed(json_to_distribution(json.dumps(dimension))) for key, dimension in described["space"].items()}
+        for described in (known, here)
+    ]
+    changes += _changes(*spaces)
+    began, goes_on = known.get("recipe"), here["recipe"]
+    if began is None and not changes:
+        for trial in study.get_trials(deepcopy=False):
+            config = RunFolder(search.folder / f"trial-{trial.number}", {}).config()
+            if config:
+                began, goes_on = recipe.values(config), recipe.values(search.compose(trial.params))
+                break
+    if began is not None and not changes:
+        changes = _changes(began, goes_on)
+    if changes:
+        before, after = ("  ".join(f"{key}={values[n]}" for key, *values in changes) for n in (0, 1))
+        raise UserError(
+            f"the study {search.name} was begun for another search:\n  there {before}\n  here  {after}\n"
+            "To go on with it type what it was begun with; for another search type hydra.sweeper.study_name=NEW_NAME"
+        )
+
+
+def _changes(there: dict[str, Any], here: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Return (key, value there, value here) of what is not the same."""
+    shown = [{key: "null" if value is None else value for key, value in values.items()} for values in (there, here)]
+    keys = [key for key in {**there, **here} if shown[0].get(key, "nothing") != shown[1].get(key, "nothing")]
+    return [(key, shown[0].get(key, "nothing"), shown[1].get(key, "nothing")) for key in keys]

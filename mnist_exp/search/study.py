@@ -246,8 +246,9 @@ def _print(study: Study, trial: Any, score: str) -> None:
 def _foreign(study: Study, number: int, info: dict[str, Any]) -> dict[str, Any] | None:
     """Return what to tell in place of a run.json that is not this trial's; None if it is."""
     params = study.all_trials()[number].params
-    asked = [*(f"{key}={value}" for key, value in params.items()), *study.search.space.fixed]
-    if recipe.overrides(info.get("overrides", [])) == recipe.overrides(asked):
+    if recipe.overrides(f"{key}={value}" for key, value in params.items()) <= recipe.overrides(
+        info.get("overrides", [])
+    ):
         return None
     return {"status": "failed", "error": f"{study.folder(number)} holds a trial of another search"}
 

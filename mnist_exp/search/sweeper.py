@@ -19,6 +19,7 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
 from mnist_exp.config.build import build
+from mnist_exp.config.job import refuse_unknown
 from mnist_exp.console import without_password
 from mnist_exp.errors import RunFailed, RunLockedError, UserError, require
 from mnist_exp.runs.folder import VAL_METRICS, is_run
@@ -80,13 +81,16 @@ class StudySweeper(Sweeper):
         space = read_space(self.params, arguments, self.custom_search_space)
         self.fixed = space.fixed
         for point in space.some_points():  # what cannot be composed is told before the first trial
-            self._compose(0, point)
+            refuse_unknown(self._compose(0, point))
         search = Search(
             str(self.study_name),
             self.folder,
             self.storage,
             *(self.config.optimized_metric, self.direction, self.n_trials),
-            *(space, self.sampler, self.config),
+            space,
+            self.sampler,
+            self.config,
+            self._plain,
         )
         self.study = Study(search, *open_study(search))
         log.info("study    %s in %s", search.name, self.folder)
@@ -167,8 +171,14 @@ class StudySweeper(Sweeper):
                 self.study.tell(number, {"status": "failed", "error": f"{type(error).__name__}: {error}"})
         return found
 
-    def _compose(self, number: int, params: dict[str, Any]) -> None:
-        self.hydra_context.config_loader.load_sweep_config(self.config, self._overrides(number, params))
+    def _compose(self, number: int, params: dict[str, Any]) -> DictConfig:
+        """Return the config of a trial, Hydra's part left out."""
+        lines = self._overrides(number, params)
+        composed = self.hydra_context.config_loader.load_sweep_config(self.config, lines)
+        return OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+
+    def _plain(self, params: dict[str, Any]) -> dict[str, Any]:
+        return OmegaConf.to_container(self._compose(0, params))  # type: ignore[return-value]
 
     def _overrides(self, number: int, params: dict[str, Any]) -> list[str]:
         """Return a job's command line. Paths are absolute, since a worker may stand elsewhere."""

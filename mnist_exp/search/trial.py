@@ -8,6 +8,8 @@ import math
 import traceback
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from mnist_exp.config import recipe
 from mnist_exp.config.build import build
 from mnist_exp.config.job import Job
@@ -30,7 +32,7 @@ def run_trial(job: Job) -> RunFolder:
     with run_lock(job.folder):  # a queue may start a trial twice
         begun = RunFolder.open(job.folder) if is_run(job.folder) else None
         if begun is not None:
-            if recipe.overrides(begun.info["overrides"]) != recipe.overrides(job.overrides):
+            if begun.recipe != recipe.digest(OmegaConf.to_container(job.config)):  # type: ignore[arg-type]
                 raise UserError(f"{job.folder} holds a trial of another search; name a new study, or move it away")
             if begun.info["status"] in ("finished", "pruned", "failed"):
                 return begun

@@ -109,7 +109,7 @@ class Checkpoints:
             try:
                 state = load(path)
             except UserError as error:
-                if path.exists():
+                if path.exists() or self.previous.exists():
                     problems.append(str(error))
                 continue
             if "optimizer" not in state:
@@ -126,7 +126,7 @@ class Checkpoints:
             self._starts_epoch = path == self.last and state["step"] == 0
             return state
         if passed > 1:
-            raise UserError(f"{'; '.join(problems)}. Go on there, or start a new run")
+            raise UserError(f"{'; '.join(problems)}. Go on where that was written, or start a new run")
         if problems:
             log.warning(
                 "%s; no checkpoint before it can be used either, so starting from the first epoch", "; ".join(problems)

@@ -79,7 +79,10 @@ def build_components(config: DictConfig, restart: bool = False, new: bool = Fals
             schedule = schedule.restarted()
         config = OmegaConf.merge(config, {"optimizer": {"lr": schedule.resume_lr}})  # type: ignore[assignment]
     optimizer = _optimizer(config, model)
-    loggers = [] if config.logger is None else list(build(config, "logger").values())
+    loggers = {} if config.logger is None else build(config, "logger")
+    for name, logger in loggers.items():
+        able = all(hasattr(logger, method) for method in ("start", "log", "finish"))
+        require(able, f"logger.{name}", logger, "a component with start, log and finish")
     with standing_at("data"):
         if new and isinstance(dataset, CustomData):
             dataset.check(augment.transforms() if isinstance(augment, Augment) else ["augment"])
@@ -88,7 +91,9 @@ def build_components(config: DictConfig, restart: bool = False, new: bool = Fals
     allowed = f"at least {classes}, the classes of {splits.name}"
     require(config.model.num_classes >= classes, "model.num_classes", config.model.num_classes, allowed)
     splits = splits.to(trainer.device)
-    return Components(splits, config.data.batch_size, model, augment, optimizer, schedule, trainer, evaluator, loggers)
+    return Components(
+        splits, config.data.batch_size, model, augment, optimizer, schedule, trainer, evaluator, [*loggers.values()]
+    )
 
 
 def load_weights(model: nn.Module, weights: dict[str, Any], origin: Any) -> None:

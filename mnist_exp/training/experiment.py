@@ -12,7 +12,7 @@ from mnist_exp.config.recipe import flatten
 from mnist_exp.errors import require
 from mnist_exp.parts.trainer import threads_kept
 from mnist_exp.runs.folder import RunFolder, refuse_existing
-from mnist_exp.runs.record import Record, begin, every_ending
+from mnist_exp.runs.record import begin, every_ending
 from mnist_exp.signals import terminate_as_interrupt
 from mnist_exp.training.checkpoints import Checkpoints
 from mnist_exp.training.components import Components, build_components, load_weights
@@ -39,10 +39,13 @@ def run(
             _start_from(parent, parts)
         # a run that was begun before goes on by the rule of its time
         state = State(parts, job.config.seed, STREAMS if begun is None else begun.info.get("streams", 0))
+        checkpoints = None if begun is None else _go_on(state, parts, begun)
+        if begun is not None and parent is not None and state.total_steps == 0:
+            _start_from(parent, parts)
     facts = parts.facts() | {"streams": STREAMS, "warm_start": None if parent is None else str(parent)}
     facts["dataset"]["split_seed"] = job.config.data.split_seed
     record = begin(job, begun, parts.loggers, facts)
-    folder, checkpoints = record.folder, Checkpoints(record.folder, parts.evaluator.top_k)
+    folder, checkpoints = record.folder, checkpoints or Checkpoints(record.folder, parts.evaluator.top_k)
 
     def after_epoch(row: dict[str, Any]) -> None:
         record.epoch(row, checkpoints.first)
@@ -54,8 +57,9 @@ def run(
             log.info("warm restart from the weights of %s", parent)
         for logger in parts.loggers:
             logger.start(folder.path, flatten(job.values()))
-        if begun is not None and not _go_on(state, checkpoints, record) and parent is not None:
-            _start_from(parent, parts)
+        done = [row for row in folder.history() if row["epoch"] < state.epoch]
+        if done and folder.info["epoch"] < done[-1]["epoch"]:  # cut off between the checkpoint and run.json
+            record.epoch(done[-1], checkpoints.first)
         Loop(parts, state, folder, checkpoints).fit(after_epoch)
         draw_history(parts, folder)
         metrics = folder.info["metrics"]
@@ -90,14 +94,16 @@ def _start_from(parent: Path, parts: Components) -> None:
     load_weights(parts.model, saved["model"], parent)  # type: ignore[index]
 
 
-def _go_on(state: State, checkpoints: Checkpoints, record: Record) -> bool:
-    """Go on from the newest checkpoint that can be read; return whether there is one."""
+def _go_on(state: State, parts: Components, begun: RunFolder) -> Checkpoints:
+    """Go on from the newest checkpoint of ``begun`` that can be; return its checkpoints.
+
+    Raises UserError if the run is to end before where it stands.
+    """
+    checkpoints, most = Checkpoints(begun, parts.evaluator.top_k), parts.trainer.max_steps
     saved = checkpoints.load_last(state.obstacle)
     log.info("resuming in epoch %d", 1 if saved is None else saved["epoch"])
-    if saved is None:
-        return False
-    state.load_state_dict(saved)
-    done = [row for row in record.folder.history() if row["epoch"] < state.epoch]
-    if done and record.folder.info["epoch"] < done[-1]["epoch"]:  # cut off between the checkpoint and run.json
-        record.epoch(done[-1], checkpoints.first)
-    return True
+    if saved is not None:
+        state.load_state_dict(saved)
+        past = most is not None and (state.total_steps > most or (state.total_steps == most and state.step > 0))
+        require(not past, "trainer.max_steps", most, f"above {state.total_steps}, the steps taken before, or null")
+    return checkpoints

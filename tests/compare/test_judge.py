@@ -18,12 +18,21 @@ def composed(overrides: tuple[str, ...]) -> str:
     return OmegaConf.to_yaml(compose("data=sample", *overrides))
 
 
-def make(name: str, seed: int, test_acc: float, *overrides: str, tta: float | None = None, place: str = "runs") -> None:
+def make(
+    name: str,
+    seed: int,
+    test_acc: float,
+    *overrides: str,
+    tta: float | None = None,
+    place: str = "runs",
+    parent: str | None = None,
+) -> None:
     """Write a finished run of 1,000 test images without training one."""
     config = composed(overrides).replace("seed: 42", f"seed: {seed}")
     info = {
         "status": "finished",
         "prefix": "x",
+        "warm_start": parent,
         "seed": seed,
         "overrides": ["data=sample", *overrides],
         "epoch": 1,
@@ -201,3 +210,44 @@ def test_files_may_be_written_to_new_folders(command, place):
     assert done.status == 1
     assert "new/csv/file" in done.err
     assert "Traceback" not in done.err
+
+
+def test_weights_to_start_from_are_told_apart_by_their_whole_path(command, place):
+    for seed in (1, 2, 3):
+        make(f"a{seed}", seed, 99.0 + seed / 10, "optimizer.lr=0.1", parent="/one/trial-0")
+        make(f"b{seed}", seed, 99.5 + seed / 11, "optimizer.lr=0.2", parent="/two/trial-0")
+    (row,), _ = asked(command, "--baseline", "a1", "--group-by", "optimizer.lr")
+    assert row["test"] == "none: warm_start varies"
+    assert row["verdict"] == "cannot tell"
+    assert {"one/trial-0", "two/trial-0"} == set(load_runs("runs")["warm_start"])
+
+
+def test_what_was_typed_beside_an_experiment_is_not_hidden_by_it(command, place):
+    for seed in (1, 2, 3):
+        make(f"plain{seed}", seed, 98.0 + seed / 10, "optimizer=adamw")
+        make(f"fast{seed}", seed, 99.0 + seed / 11, "experiment=fast", "optimizer.lr=0.2")
+    (row,), _ = asked(command, "--baseline", "plain1", "--group-by", "experiment")
+    assert row["test"] == "none: optimizer.lr varies"
+    assert row["verdict"] == "cannot tell"
+
+
+def test_a_group_of_different_recipes_has_no_p_values(command, place):
+    for seed in (1, 2, 3):
+        make(f"a{seed}", seed, 99.0, "model=small_cnn", tta=99.1 + seed / 100)
+        make(f"b{seed}", seed, 99.0, "model=small_cnn", "optimizer.lr=0.03", tta=99.1 + seed / 100)
+    (row,), _ = asked(command, "--group-by", "model")
+    assert row["varies"] == "optimizer.lr"
+    assert row["tta_gain"] == pytest.approx(0.12)
+    assert np.isnan(row["tta_p"])
+    assert all(row["tta_p"] < 0.05 for row in asked(command, "--group-by", "optimizer.lr")[0])
+
+
+def test_columns_with_null_among_numbers_can_be_sorted_and_filtered(command, place):
+    for seed, start in enumerate(("0.5", "null", "0.9"), start=1):
+        make(f"a{seed}", seed, 99.0, f"schedule.swa_start={start}")
+    done = command("compare", "runs", "--sort", "schedule.swa_start", "--csv", "sorted.csv")
+    assert done.status == 0, done.err
+    assert pd.read_csv("sorted.csv", keep_default_na=False)["schedule.swa_start"].tolist() == ["0.9", "0.5", "null"]
+    done = command("compare", "runs", "--filter", "schedule.swa_start < 0.7", "--csv", "few.csv")
+    assert done.status == 0, done.err
+    assert pd.read_csv("few.csv")["name"].tolist() == ["a1"]

@@ -179,6 +179,9 @@ def test_what_identity_is_of(mine, place):
     assert changes(augmented)
     assert not changes(whole)
     assert identity([Subset(augmented, range(60))], 0) == before
+    whole.target_transform = lambda label: label % 2  # what is learnt and scored
+    assert identity([whole], 0) not in (before, None)
+    whole.target_transform = None
     assert identity([ConcatDataset([Subset(augmented, range(20)), Subset(whole, range(20, 60))])], 0) == before
     assert identity([Subset(whole, range(59, -1, -1))], 0) != before
     assert len({before, identity([whole, whole], 0), identity([Subset(whole, range(59))], 0)}) == 3
@@ -217,3 +220,18 @@ def test_a_palette_is_part_of_a_picture():
         return [(image, 0)]
 
     assert identity([picture(0)], 0) != identity([picture(255)], 0)
+
+
+def test_labels_alone_never_told_data_apart_by_whatever_name(command, mine):
+    """As the first versions wrote it: a component of another module, an MD5 of labels, no classes."""
+    assert command(*CUSTOM, f"data.root={mine}", "hydra.run.dir=runs/a").status == 0
+    run = Path("runs/a")
+    about = info(run)
+    del about["dataset"]["classes"]
+    about["dataset"]["md5"] = "of the labels"
+    (run / "run.json").write_text(json.dumps(about))
+    config = run / ".hydra" / "config.yaml"
+    config.write_text(config.read_text().replace("mnist_exp.data.sets.CustomData", "mnist_exp.data.CustomData"))
+    assert command(*CUSTOM, f"data.root={mine}", "hydra.run.dir=runs/b").status == 0
+    done = command("compare", "runs", "--baseline", "b")
+    assert "not compared: a" in done.out

@@ -104,6 +104,13 @@ def test_the_shortest_runs_have_a_rate(interval, swa_start):
         assert schedule.lr(0.01, 1, 0, steps) == pytest.approx(0.01)
 
 
+def test_averaging_from_the_first_epoch_by_the_step_ends_at_swa_lr():
+    schedule = Cosine(3, 0, swa_start=0.0, swa_lr=0.05, interval="step")
+    rates = [schedule.lr(0.01, epoch, step, 3) for epoch in (1, 2, 3) for step in range(3)]
+    assert rates == sorted(rates)
+    assert (rates[0], rates[-1]) == pytest.approx((0.01, 0.05))
+
+
 def test_one_cycle_is_torchs():
     schedule = OneCycle(3, 1)
     optimizer = sgd(0.01)

@@ -82,17 +82,22 @@ def test_a_search_is_finished_by_repeating_its_command(command, older):
     before = info(Path("sweeps/quick/trial-0"))
     done = command(*SEARCH)
     assert done.status == 2
-    assert "another search space" in done.err
-    done = command(*SEARCH, *RANGES)
+    assert "augment.mix.prob=interval(0.0,0.5)" in done.err
+    assert "augment.mix.prob=interval(0.0,1.0)" in done.err
+    done = command(*SEARCH, *RANGES)  # with another default than theirs
+    assert done.status == 2
+    assert "there schedule.swa_anneal_epochs=10\n  here  schedule.swa_anneal_epochs=null\n" in done.err
+    assert info(Path("sweeps/quick/trial-1"))["status"] == "interrupted"
+    done = command(*SEARCH, *RANGES, "schedule.swa_anneal_epochs=10")
     assert done.status == 0, done.err
     assert_as_continued(older, "sweeps/quick/trial-1")
     assert info(Path("sweeps/quick/trial-1"))["resumed"] == 1
     assert info(Path("sweeps/quick/trial-0")) == before
     assert "quick: 3 trials" in command("compare", "sweeps/quick").out
     assert command("--config-dir", "sweeps/quick/conf", "experiment=best", "hydra.run.dir=best").status == 0
-    done = command(*SEARCH, *RANGES, "optimizer.momentum=0.5")
+    done = command(*SEARCH, *RANGES, "schedule.swa_anneal_epochs=10", "optimizer.momentum=0.5")
     assert done.status == 2
-    assert "another search settings" in done.err
+    assert "optimizer.momentum=0.9" in done.err
 
 
 def test_a_best_experiment_can_be_trained(command, older):

@@ -69,9 +69,8 @@ def test_a_bad_checkpoint_falls_back_to_the_one_before(command, interrupted, dam
         last.unlink()
     done = command("train", f"resume={interrupted}")
     assert done.status == 0, done.err
-    if damage != "gone":
-        assert "last.pth" in done.out
-        assert "going on from previous.pth (epoch 3)" in done.out
+    assert "last.pth" in done.out
+    assert "going on from previous.pth (epoch 3)" in done.out
     assert_same_result(Path("whole"), interrupted)
 
 
@@ -241,3 +240,30 @@ def test_the_checkpoint_before_is_the_start_of_an_epoch(command, place, monkeypa
     (place / "cut" / "checkpoints" / "last.pth").write_bytes(b"torn")
     assert command("train", "resume=cut").status == 0
     assert_same_result(place / "whole", place / "cut")
+
+
+def test_a_run_made_to_end_early_is_no_repetition_of_whole_ones(command, place, monkeypatch):
+    monkeypatch.setenv("MNIST_EXP_ALLOW", "stopper.*")
+    arguments = [*SMALL, "model._target_=stopper.Net", "schedule.initial_epochs=3"]
+    for seed in (1, 2):
+        assert command(*arguments, f"seed={seed}", f"hydra.run.dir=runs/{seed}").status == 0
+    with monkeypatch.context() as patch:
+        patch.setenv("INTERRUPT_IN_STEP", "3")  # the first of two in the second epoch
+        assert command(*arguments, "seed=3", "hydra.run.dir=runs/3").status == 130
+    before = {
+        file: file.read_bytes() for file in (place / "runs" / "3").rglob("*") if file.suffix in (".json", ".yaml")
+    }
+    done = command("train", "resume=runs/3", "trainer.max_steps=2")
+    assert done.status == 2
+    assert "trainer.max_steps is 2; it must be above 3, the steps taken before, or null" in done.err
+    assert all(file.read_bytes() == content for file, content in before.items())
+    assert command("train", "resume=runs/3", "trainer.max_steps=5").status == 0
+    about = info(place / "runs" / "3")
+    assert (about["epoch"], about["epochs"]) == (3, 3)
+    assert torch.load(place / "runs" / "3" / "checkpoints" / "last.pth", weights_only=True)["total_steps"] == 5
+    recipes = [info(place / "runs" / seed)["recipe"]["digest"] for seed in "123"]
+    assert recipes[0] == recipes[1] != recipes[2]
+    done = command("compare", "runs", "--columns", "name,trainer.max_steps", "--csv", "runs.csv")
+    assert {"5.0", "null"} <= set(
+        (place / "runs.csv").read_text().replace(",5,", ",5.0,").replace("\n", ",").split(",")
+    )

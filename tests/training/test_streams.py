@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import SMALL, assert_same_result, info
 
-from mnist_exp.data.splits import LoaderSplit, Split
+from mnist_exp.data.splits import LoaderSplit
 from mnist_exp.training.state import stream_seed
 
 
@@ -34,18 +34,18 @@ def test_the_low_half_of_a_stream_tells_the_seed(epoch, stream):
 
 
 def test_epochs_and_streams_of_a_run_differ():
-    seeds = {stream_seed(seed, epoch, stream) for seed in range(20) for epoch in range(1, 300) for stream in range(4)}
-    assert len(seeds) == 20 * 299 * 4
+    for seed in range(20):
+        # the low half, which is all that a CPU takes
+        low = {stream_seed(seed, epoch, stream) % 2**32 for epoch in range(1, 300) for stream in range(4)}
+        assert len(low) == 299 * 4
 
 
 def test_two_seeds_train_on_different_batches(command, place):
     for seed in (42, 298):
         assert command(*SMALL, f"seed={seed}", "hydra.run.dir=" + str(seed)).status == 0
-    split = Split(torch.arange(200, dtype=torch.uint8).reshape(-1, 1, 1).repeat(1, 28, 28), torch.arange(200))
-    orders = [next(split.batches(200, stream_seed(seed, 1, 3)))[1].tolist() for seed in (42, 298)]
-    assert orders[0] != orders[1]
     states = [torch.load(place / run / "checkpoints" / "last.pth", weights_only=True) for run in ("42", "298")]
-    assert not torch.equal(states[0]["rng"]["device"], states[1]["rng"]["device"])
+    for stream in ("device", "host", "torch"):
+        assert not torch.equal(states[0]["rng"][stream], states[1]["rng"][stream])
 
 
 def test_a_run_goes_on_by_the_rule_it_was_begun_with(command, place, monkeypatch):
