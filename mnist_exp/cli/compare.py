@@ -162,7 +162,7 @@ def _answer(runs: pd.DataFrame, options: argparse.Namespace, tell: Tell) -> tupl
         keys = options.group_by
         title = f"by {', '.join(keys)}" if keys else "repetitions: the same config and data, other seeds"
         return title, judge.group(runs, keys or None, tell)
-    name = judge.one(runs, options.baseline)["name"]
+    name = judge.described(runs, judge.one(runs, options.baseline), options.group_by)
     if options.group_by is None:
         title = f"against {name}: plain test accuracy on the same images, McNemar's exact test; about these weights"
         return title, judge.against(runs, options.baseline, tell)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 Tell = Callable[[str], None]
 _UNKNOWN = "has no MD5 of its data, so nothing tells which other run had the same"
+_ANSWER: dict[str, Any] = dict.fromkeys(("difference", "verdict", "p_holm", "p"))  # first, as it is read first
 Scores = dict[Any, list[float]]  # of each unit: a seed, with what else varies inside a group
 
 
@@ -92,9 +93,10 @@ def against(runs: pd.DataFrame, baseline: str, tell: Tell = log.warning) -> pd.D
             tell(f"not compared: {run['name']} has no predictions for the same test images")
             continue
         mine, theirs = int((other[0] & ~right[0]).sum()), int((right[0] & ~other[0]).sum())
-        row = {"name": run["name"], **{c: run[c] for c in differing(runs)}, "test_acc": run["test_acc"]}
-        row |= {"difference": 100 * (mine - theirs) / len(right[1]), "only_this": mine, "only_baseline": theirs}
-        rows.append(row | {"p": mcnemar(mine, theirs), "seed": run["seed"]})
+        row = {"name": run["name"], **{c: run[c] for c in differing(runs)}, **_ANSWER}
+        row |= {"difference": 100 * (mine - theirs) / len(right[1]), "p": mcnemar(mine, theirs)}
+        row |= {"test_acc": run["test_acc"], "only_this": mine, "only_baseline": theirs, "seed": run["seed"]}
+        rows.append(row)
     return _judged(rows)
 
 
@@ -128,7 +130,7 @@ def against_group(
         matched = not hidden or ours.keys() == theirs.keys()
         if not matched:
             tell(f"no verdict on {members['name'].iloc[0]} and its group: {', '.join(hidden)} differs too, unmatched")
-        row = _labelled(members, keys, varying)
+        row = _labelled(members, keys, varying) | _ANSWER
         row |= {"n": found.n, "n_baseline": found.n_other}
         row |= {"test_acc_mean": _mean(ours), "baseline_mean": _mean(theirs), "difference": found.difference}
         row |= (
@@ -136,6 +138,14 @@ def against_group(
         )
         rows.append(row)
     return _judged(rows)
+
+
+def described(runs: pd.DataFrame, run: Any, keys: Sequence[str] | None) -> str:
+    """Return the name of ``run``, and its values of ``keys`` or, without, of what differs among ``runs``."""
+    import pandas as pd
+
+    values = ", ".join(f"{key}={run[key]}" for key in keys or differing(runs) if pd.notna(run[key]))
+    return f"{run['name']} ({values})" if values else str(run["name"])
 
 
 def one(runs: pd.DataFrame, name: str) -> Any:

@@ -76,11 +76,19 @@ def _table(study: optuna.Study, folder: Path, best: Any) -> tuple[pd.DataFrame, 
             metric: math.nan if trial.value is None else trial.value,
             "val_loss": trial.user_attrs.get("val_loss", math.nan),
             "epochs": len(trial.intermediate_values),
-            "seconds": trial.duration.total_seconds() if trial.duration else math.nan,
+            "seconds": _seconds(trial, folder),
         }
         for trial in trials
     ]
     return pd.DataFrame(rows), f"{study.study_name}: {len(trials)} trials"
+
+
+def _seconds(trial: Any, folder: Path) -> float:
+    """Return what a trial has taken, without the time that it lay still; NaN of one that is not on this machine."""
+    try:
+        return float(RunFolder.open(folder / f"trial-{trial.number}").info.get("seconds") or 0)
+    except UserError:
+        return math.nan
 
 
 def _state(trial: Any, folder: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import random
 from typing import Any
@@ -21,6 +22,8 @@ from mnist_exp.parts.augment import Augment
 from mnist_exp.parts.evaluate import Evaluator
 from mnist_exp.parts.schedule import Schedule
 from mnist_exp.parts.trainer import Trainer
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
@@ -90,6 +93,11 @@ def build_components(config: DictConfig, restart: bool = False, new: bool = Fals
     classes = len(splits.classes)
     allowed = f"at least {classes}, the classes of {splits.name}"
     require(config.model.num_classes >= classes, "model.num_classes", config.model.num_classes, allowed)
+    if config.model.num_classes > classes:
+        found = f"model.num_classes is {config.model.num_classes}, {splits.name} has {classes} classes"
+        log.warning(
+            "%s: some confidence will go to classes that do not exist. Type model.num_classes=%d", found, classes
+        )
     splits = splits.to(trainer.device)
     return Components(
         splits, config.data.batch_size, model, augment, optimizer, schedule, trainer, evaluator, [*loggers.values()]
@@ -110,6 +118,9 @@ def _optimizer(config: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
     with standing_at("optimizer"):
         check_arguments(getattr(make, "func", make), getattr(make, "keywords", {}))  # torch's own check little
         try:
-            return make(model.parameters())
+            optimizer: torch.optim.Optimizer = make(model.parameters())
         except (TypeError, ValueError) as error:
             raise UserError(f"optimizer cannot be built: {error}") from error
+        lr = optimizer.param_groups[0]["lr"]
+        require(math.isfinite(lr), "lr", lr, "a finite number")
+        return optimizer

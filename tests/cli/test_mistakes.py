@@ -12,6 +12,7 @@ from helpers import SMALL
         (["optimizer=sdg"], ["sdg", "sgd"]),
         (["optimizer.lr=fast"], ["optimizer.lr is 'fast'", "a number"]),
         (["optimizer.lr=-1"], ["optimizer", "-1"]),
+        (["optimizer.lr=nan"], ["optimizer.lr is nan", "a finite number"]),
         (["optimizer=adamw", "optimizer.weight_decay=-1"], ["optimizer", "weight_decay"]),
         (["model.ghost_batch_size=0"], ["model.ghost_batch_size is 0"]),
         (["model.ghost_batch_size=1.5"], ["model.ghost_batch_size is 1.5", "a whole number at least 1", "or null"]),

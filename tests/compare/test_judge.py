@@ -63,7 +63,8 @@ def test_a_seed_that_was_run_often_counts_once_in_all_figures(command, place):
     for again in "xyz":
         make(f"b1{again}", 1, base[1] + gains[1], "optimizer.lr=0.03")
     (row,), out = asked(command, "--baseline", "a1", "--group-by", "optimizer.lr")
-    assert "over seeds; about the recipe" in out
+    assert "against the group of a1 (optimizer.lr=0.01), over seeds; about the recipe" in out
+    assert list(row)[:4] == ["optimizer.lr", "difference", "verdict", "p_holm"]
     expected = stats.ttest_1samp(list(gains.values()), 0)
     assert (row["n"], row["n_baseline"], row["test"]) == (3, 3, "paired t")
     assert row["difference"] == pytest.approx(0.025)

@@ -88,6 +88,10 @@ def test_more_than_ten_classes_need_a_larger_model(command, place):
     done = command(*TRAIN, "data.val_size=12")
     assert done.status == 2
     assert "model.num_classes is 10; it must be at least 12" in done.err
+    done = command(
+        *TRAIN, "data.val_size=12", "model.num_classes=20", "hydra.run.dir=more", "schedule.initial_epochs=1"
+    )
+    assert "Type model.num_classes=12" in done.out
     done = command(*TRAIN, "data.val_size=12", "model.num_classes=12", "hydra.run.dir=run", "schedule.initial_epochs=1")
     assert done.status == 0, done.err
     assert_classes(command, place / "run", classes)

@@ -186,3 +186,10 @@ def test_a_trial_that_nobody_works_on_is_interrupted(command, place):
     assert told("interrupted", "running") == ["interrupted", "interrupted"], "the second was killed"
     with run_lock(SWEEP / "trial-2"):
         assert told("finished", "running") == ["finished", "running"], "the study has not heard of the first yet"
+
+
+def test_the_time_that_a_trial_lay_still_is_not_counted(command, place):
+    assert command(*TINY, "hydra.sweeper.n_trials=1").status == 0
+    run = SWEEP / "trial-0" / "run.json"
+    run.write_text(json.dumps({**json.loads(run.read_text()), "seconds": 777.0}))
+    assert " 777" in command("compare", str(SWEEP)).out
