@@ -33,7 +33,7 @@ def test_every_point_of_a_small_space_is_found(tmp_path):
     choices = optuna.distributions.CategoricalDistribution([1, 2, 3, 4])
     sampler = OmegaConf.create({"_target_": "optuna.samplers.TPESampler", "seed": 0})
     space, config = Space({"a": choices, "b": choices}, []), OmegaConf.create()
-    search = Search("small", tmp_path, None, "val_acc", "maximize", 16, space, sampler, config)
+    search = Search("small", tmp_path, None, "val_acc", "maximize", 16, space, sampler, config, dict)
     storage = optuna.storages.InMemoryStorage()
     study = Study(search, optuna.create_study(direction="maximize", storage=storage), storage, FileLocks(tmp_path))
     points = set()
