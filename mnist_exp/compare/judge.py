@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_exp.compare.table import FACTS, differing, need
+from mnist_exp.compare.table import differing, need
 from mnist_exp.config import recipe
+from mnist_exp.console import cell
 from mnist_exp.errors import UserError
 from mnist_exp.runs.folder import RunFolder
 from mnist_exp.statistics import compare_groups, holm, mcnemar
@@ -142,9 +143,7 @@ def against_group(
 
 def described(runs: pd.DataFrame, run: Any, keys: Sequence[str] | None) -> str:
     """Return the name of ``run``, and its values of ``keys`` or, without, of what differs among ``runs``."""
-    import pandas as pd
-
-    values = ", ".join(f"{key}={run[key]}" for key in keys or differing(runs) if pd.notna(run[key]))
+    values = ", ".join(f"{key}={text}" for key in keys or differing(runs) if (text := cell(key, run.get(key))))
     return f"{run['name']} ({values})" if values else str(run["name"])
 
 
@@ -223,7 +222,8 @@ def _varying(groups: Sequence[pd.DataFrame], keys: Sequence[str] | None) -> list
     if all(any(recipe.below(known, [key]) for known in configs[0][0]) for key in keys):
         configs = [pooled_runs]
     else:
-        named = {c for members in groups for c in members.columns if c not in FACTS}
+        paths = itertools.chain.from_iterable(members["path"] for members in groups)
+        named = {key for path in paths for key in RunFolder.open(Path(path)).named()}
         configs.append([{key: config.get(key) for key in named & config.keys()} for config in pooled_runs])
     varying = {
         key

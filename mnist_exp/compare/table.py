@@ -196,7 +196,8 @@ def select(
             pattern = "|".join(re.escape(c) for c in dotted)
             query = re.sub(rf"(?<![\w.`])({pattern})(?![\w.`])", r"`\1`", filter)
         try:
-            runs = runs.loc[_numbers(runs).query(query, engine="python").index]
+            named = re.search(r"\b(null|deleted)\b", filter)  # as text, which they are in the table
+            runs = runs.loc[(runs if named else _numbers(runs)).query(query, engine="python").index]
         except Exception as error:
             raise UserError(f"--filter {filter!r} does not work: {error}\nColumns: {_columns(runs)}") from error
     if last is not None:
@@ -217,7 +218,7 @@ def _numbers(runs: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     bare = {}
-    for column in filter(lambda c: pd.api.types.is_object_dtype(runs[c]), runs):
+    for column in [c for c in runs if c not in FACTS and pd.api.types.is_object_dtype(runs[c])]:
         others = runs[column].isin(["null", "deleted"]) | runs[column].isna()
         with contextlib.suppress(ValueError, TypeError):
             bare[str(column)] = pd.to_numeric(runs[column].mask(others))

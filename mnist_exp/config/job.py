@@ -119,23 +119,23 @@ class Job:
             if key != "resume":
                 OmegaConf.update(saved, key, OmegaConf.select(self.config, key), merge=False, force_add=True)
         changes = [o for o in self.overrides if not below(o.partition("=")[0], PLACES)]
+        if changes and saved.search is not None:
+            raise UserError(f"{self.resume} is a trial of a search, like its others: leave out {' '.join(changes)}")
         return dataclasses.replace(self, config=saved, changes=changes)
 
 
 def refuse_unknown(config: DictConfig) -> None:
-    """Raise UserError for a key beside the groups, or of paths, that nothing reads, neither mnist_exp nor a reference."""
-    primary, paths = (
-        yaml.safe_load(Path(config_folder(), f"{f}.yaml").read_text()) for f in ("train", "paths/default")
-    )
+    """Raise UserError for a key beside the groups that nothing reads, neither mnist_exp nor a reference."""
+    primary = yaml.safe_load(Path(config_folder(), "train.yaml").read_text())
     groups = (next(iter(choice)) for choice in primary.pop("defaults") if isinstance(choice, dict))
     known = {*primary, *groups}
     tree: dict[str, Any] = OmegaConf.to_container(config)  # type: ignore[assignment]
     text = OmegaConf.to_yaml(config)
-    for key in (*(tree.keys() - known), *(f"paths.{key}" for key in tree["paths"].keys() - paths.keys())):
+    for key in tree.keys() - known:
         if re.search(rf"\$\{{{re.escape(key)}[.}}]", text):
             continue
-        wrong = next(iter(flatten({key: tree.get(key)})), key)
-        real = [*known, *(k for k in flatten({k: tree[k] for k in tree.keys() & known}) if k != wrong)]
+        wrong = next(iter(flatten({key: tree[key]})), key)
+        real = [*known, *flatten({k: tree[k] for k in tree.keys() & known})]
         near = difflib.get_close_matches(wrong, real, 1)
         hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(sorted(known))}"
         raise UserError(f"{wrong} is no key that anything reads, so it would change nothing. {hint}")

@@ -52,7 +52,7 @@ def report_study(folder: Path, study: optuna.Study | None = None) -> None:
 
 def _root(folder: Path, best: Any) -> str:
     """Return the override that names where the data of the trial ``best`` were, unless that is where they always are."""
-    root = RunFolder(folder / f"trial-{best.number}", {}).config()["data"]["root"]
+    root = RunFolder(folder / f"trial-{best.number}", {}).composed("data.root")
     usual = compose().data.root
     return "" if Path(root).absolute() == Path(usual).absolute() else f" {shlex.quote(f'data.root={root}')}"
 
@@ -123,7 +123,7 @@ def near_edges(trial: Any) -> Iterator[str]:
 
 
 def _wider(found: Any, upwards: bool) -> Any:
-    """Return a range that goes further: tenfold if it is log, else by half; not past 0, nor past 1 where it ended there."""
+    """Return a range that goes further: tenfold if it is log, else by half; not past 0, nor past 1 where it did not."""
     low, high, step = found.low, found.high, found.step
     if found.log:
         low, high = (low, high * 10) if upwards else (low / 10, high)
@@ -131,8 +131,8 @@ def _wider(found: Any, upwards: bool) -> Any:
         more = (high - low) / 2
         more = max(step, round(more / step) * step) if step else more
         low, high = (low, high + more) if upwards else (low - more, high)
-        low, high = max(low, 0) if found.low >= 0 else low, min(high, 1) if found.high == 1 else high
+        low, high = max(low, 0) if found.low >= 0 else low, min(high, 1) if found.high <= 1 else high
     if isinstance(found.high, int):
-        least = 1 if found.log else min(0, found.low)
+        least = min(1, found.low) if found.low >= 0 else round(low)
         return type(found)(max(least, round(low)), round(high), log=found.log, step=step)
     return type(found)(float(f"{low:.6g}"), float(f"{high:.6g}"), log=found.log, step=step)

@@ -91,7 +91,7 @@ def typed(distribution: Any) -> str:
         return f"choice({','.join('null' if c is None else str(c) for c in distribution.choices)})"
     low, high, step = distribution.low, distribution.high, distribution.step
     if step and not (step == 1 and isinstance(high, int)):
-        return f"range({low},{type(high)(f'{high + step:.6g}')},{step})"  # the end itself is left out
+        return f"range({low},{high + step if isinstance(high, int) else float(f'{high + step:.6g}')},{step})"  # the end itself is left out
     text = f"tag(log,interval({low},{high}))" if distribution.log else f"interval({low},{high})"
     return f"int({text})" if isinstance(high, int) else text
 

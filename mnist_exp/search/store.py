@@ -50,8 +50,7 @@ class Search:
 
         dimensions = sorted(self.space.dimensions.items())
         space = {name: json.loads(distribution_to_json(dist)) for name, dist in dimensions}
-        values = recipe.values(self.compose(self.space.some_points()[0]))
-        return {"space": space, "recipe": values, "metric": self.metric}
+        return {"space": space, "recipe": _values(self.compose(self.space.some_points()[0])), "metric": self.metric}
 
 
 def open_study(search: Search) -> tuple[optuna.Study, Any, Locks]:
@@ -170,7 +169,7 @@ def _refuse_another(known: dict[str, Any], search: Search, study: optuna.Study) 
         for trial in study.get_trials(deepcopy=False):
             config = RunFolder(search.folder / f"trial-{trial.number}", {}).config()
             if config:
-                began, goes_on = recipe.values(config), recipe.values(search.compose(trial.params))
+                began, goes_on = _values(config), _values(search.compose(trial.params))
                 break
     if began is not None and not changes:
         changes = _changes(began, goes_on)
@@ -180,6 +179,10 @@ def _refuse_another(known: dict[str, Any], search: Search, study: optuna.Study) 
             f"the study {search.name} was begun for another search:\n  there {before}\n  here  {after}\n"
             "To go on with it type what it was begun with; for another search type hydra.sweeper.study_name=NEW_NAME"
         )
+
+
+def _values(config: dict[str, Any]) -> dict[str, Any]:
+    return {**recipe.values(config), "seed": config["seed"]}
 
 
 def _changes(there: dict[str, Any], here: dict[str, Any]) -> list[tuple[str, Any, Any]]:

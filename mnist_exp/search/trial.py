@@ -32,7 +32,8 @@ def run_trial(job: Job) -> RunFolder:
     with run_lock(job.folder):  # a queue may start a trial twice
         begun = RunFolder.open(job.folder) if is_run(job.folder) else None
         if begun is not None:
-            if begun.recipe != recipe.digest(OmegaConf.to_container(job.config)):  # type: ignore[arg-type]
+            asked = recipe.digest(OmegaConf.to_container(job.config)), job.config.seed  # type: ignore[arg-type]
+            if (begun.recipe, begun.info.get("seed", job.config.seed)) != asked:
                 raise UserError(f"{job.folder} holds a trial of another search; name a new study, or move it away")
             if begun.info["status"] in ("finished", "pruned", "failed"):
                 return begun

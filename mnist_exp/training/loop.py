@@ -106,11 +106,11 @@ class Loop:
                 self._look(lr)
             if self.profiler is not None:
                 self.profiler.step()
+            if state.total_steps == parts.trainer.max_steps:
+                break
             if self.stop and state.step < parts.steps:
                 self.checkpoints.save_last(state.state_dict())
                 raise KeyboardInterrupt
-            if state.total_steps == parts.trainer.max_steps:
-                break
         return lr
 
     def _augmented(self, images: Tensor, labels: Tensor) -> Mixed:

@@ -50,7 +50,6 @@ from helpers import SMALL
         (["+schedul.initial_epochs=5"], ["schedul.initial_epochs", "Did you mean schedule.initial_epochs?"]),
         (["+foo=1"], ["foo is no key", "augment, data", "trainer"]),
         (["+foo={}"], ["foo is no key"]),
-        (["+paths.outptus=x"], ["paths.outptus is no key", "Did you mean paths.outputs?"]),
         (["+logger.x=3"], ["logger.x is 3", "start, log and finish"]),
         (["lr 0.1"], ["lr 0.1"]),
         (["trian"], ["did you mean train?", "data"]),

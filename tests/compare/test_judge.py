@@ -232,6 +232,16 @@ def test_what_was_typed_beside_an_experiment_is_not_hidden_by_it(command, place)
     assert row["verdict"] == "cannot tell"
 
 
+def test_what_other_runs_have_typed_hides_nothing(command, place):
+    for seed in (1, 2, 3):
+        make(f"plain{seed}", seed, 98.0 + seed / 10, "optimizer=adamw")
+        make(f"fast{seed}", seed, 99.0 + seed / 11, "experiment=fast")
+    make("other", 1, 99.0, "optimizer.lr=0.5", "model.blocks=1")
+    chosen = ["--filter", "name != 'other'", "--baseline", "plain1", "--group-by", "experiment"]
+    (row,), _ = asked(command, *chosen)
+    assert row["verdict"] == "better"
+
+
 def test_a_group_of_different_recipes_has_no_p_values(command, place):
     for seed in (1, 2, 3):
         make(f"a{seed}", seed, 99.0, "model=small_cnn", tta=99.1 + seed / 100)
@@ -252,3 +262,9 @@ def test_columns_with_null_among_numbers_can_be_sorted_and_filtered(command, pla
     done = command("compare", "runs", "--filter", "schedule.swa_start < 0.7", "--csv", "few.csv")
     assert done.status == 0, done.err
     assert pd.read_csv("few.csv")["name"].tolist() == ["a1"]
+    for query, names in (("schedule.swa_start == 'null'", ["a2"]), ("schedule.swa_start != 'null'", ["a1", "a3"])):
+        assert command("compare", "runs", "--filter", query, "--csv", "some.csv").status == 0
+        assert pd.read_csv("some.csv")["name"].tolist() == names
+    done = command("compare", "runs", "--baseline", "a1", "--group-by", "nothing")
+    assert done.status == 2
+    assert "--group-by: there is no column 'nothing'" in done.err

@@ -1,5 +1,6 @@
 """Searches through the command line: finished, killed, failed, pruned."""
 
+import json
 import signal
 import sqlite3
 import subprocess
@@ -342,3 +343,16 @@ def test_what_a_search_deleted_stays_away_from_its_best(command, place):
     assert "erasing" not in config["augment"]["strong"]
     assert config["evaluate"]["tta_shift"] == 1
     assert config["trainer"]["precision"] == "fp32"
+
+
+def test_a_study_goes_on_with_its_seed_and_its_trials_whole(command, place):
+    assert command(*TINY, "hydra.sweeper.n_trials=1").status == 0
+    done = command(*TINY, "hydra.sweeper.n_trials=2", "seed=7")
+    assert done.status == 2
+    assert "there seed=42" in done.err
+    assert states(place) == ["COMPLETE"]
+    trial = place / "outputs" / "sweeps" / "quick" / "trial-0"
+    (trial / "run.json").write_text(json.dumps({**info(trial), "status": "interrupted"}))
+    done = command("train", f"resume={trial}", "trainer.max_steps=1")
+    assert done.status == 2
+    assert "is a trial of a search" in done.err

@@ -267,3 +267,15 @@ def test_a_run_made_to_end_early_is_no_repetition_of_whole_ones(command, place, 
     assert {"5.0", "null"} <= set(
         (place / "runs.csv").read_text().replace(",5,", ",5.0,").replace("\n", ",").split(",")
     )
+
+
+def test_a_signal_in_the_last_step_of_all_can_be_resumed(command, place, monkeypatch):
+    monkeypatch.setenv("MNIST_EXP_ALLOW", "stopper.*")
+    arguments = [*SMALL, "model._target_=stopper.Net", "trainer.max_steps=3"]  # in the middle of the second epoch
+    assert command(*arguments, "hydra.run.dir=whole").status == 0
+    with monkeypatch.context() as patch:
+        patch.setenv("INTERRUPT_IN_STEP", "3")
+        assert command(*arguments, "hydra.run.dir=cut").status == 130
+    done = command("train", "resume=cut")
+    assert done.status == 0, done.err
+    assert_same_result(place / "whole", place / "cut")
