@@ -79,9 +79,10 @@ class Composed:
         An older version, which named no classes, took it of the labels alone for data of one's own.
         """
         dataset = self.info.get("dataset") or {}
-        target = recipe.modern(self.composed("data._target_"))
-        known = "classes" in dataset or target != "mnist_exp.data.sets.CustomData"
-        return dataset if known else {**dataset, "md5": None}
+        if "classes" in dataset:  # known without reading the config
+            return dataset
+        custom = recipe.modern(self.composed("data._target_")) == "mnist_exp.data.sets.CustomData"
+        return {**dataset, "md5": None} if custom else dataset
 
     def go_on(self, config: str, changes: list[str]) -> None:
         """Take down the composed ``config`` (YAML) that a resumed run goes on with; ``changes``: overrides that it was given.

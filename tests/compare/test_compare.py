@@ -362,3 +362,11 @@ def test_the_page_works_in_a_browser(command, runs, place, browser, width, schem
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (dark == "rgb(255, 255, 255)") == (scheme == "light")
     assert problems == []
+
+
+def test_the_table_of_todays_runs_reads_no_config(command, place, monkeypatch):
+    assert command(*SMALL, "optimizer.lr=0.02").status == 0
+    read = []
+    monkeypatch.setattr("mnist_exp.runs.composed.read_yaml", lambda file: read.append(file))
+    (lr,) = load_runs("outputs")["optimizer.lr"]
+    assert (lr, read) == (0.02, [])
