@@ -54,7 +54,8 @@ def _root(folder: Path, best: Any) -> str:
     """Return the override that names where the data of the trial ``best`` were, unless that is where they always are."""
     root = RunFolder(folder / f"trial-{best.number}", {}).composed("data.root")
     usual = compose().data.root
-    return "" if Path(root).absolute() == Path(usual).absolute() else f" {shlex.quote(f'data.root={root}')}"
+    same = Path(root).expanduser().absolute() == Path(usual).expanduser().absolute()
+    return "" if same else f" {shlex.quote(f'data.root={root}')}"
 
 
 def _table(study: optuna.Study, folder: Path, best: Any) -> tuple[pd.DataFrame, str]:

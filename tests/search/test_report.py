@@ -195,3 +195,11 @@ def test_the_time_that_a_trial_lay_still_is_not_counted(command, place):
     run = SWEEP / "trial-0" / "run.json"
     run.write_text(json.dumps({**json.loads(run.read_text()), "seconds": 777.0}))
     assert " 777" in command("compare", str(SWEEP)).out
+
+
+def test_what_trains_the_best_names_another_place_of_data_than_the_usual_one(command, place, monkeypatch):
+    monkeypatch.delenv("MNIST_EXP_DATA")
+    monkeypatch.setenv("HOME", str(place))
+    assert "experiment=best\n" in command(*TINY, "hydra.sweeper.n_trials=1").out
+    done = command(*TINY, "hydra.sweeper.n_trials=1", "hydra.sweeper.study_name=there", "data.root=there")
+    assert f"experiment=best data.root={place / 'there'}\n" in done.out
