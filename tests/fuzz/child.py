@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -58,13 +59,12 @@ def run(arguments: list[str], place: Path) -> Ended:
 
 def _wait(child: int) -> tuple[int, Any]:
     """Wait for ``child`` to end; kill it where it takes too long."""
-    killer = signal.signal(signal.SIGALRM, lambda *_: os.kill(child, signal.SIGKILL))
-    signal.setitimer(signal.ITIMER_REAL, 2 * SECONDS)
+    killer = threading.Timer(2 * SECONDS, os.kill, (child, signal.SIGKILL))
+    killer.start()
     try:
         _, status, usage = os.wait4(child, 0)
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, killer)
+        killer.cancel()
     return status, usage
 
 
