@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -77,6 +78,7 @@ def _work(arguments: list[str], place: Path, streams: list[Path]) -> int:
 
     rich.reconfigure(file=sys.stdout)
     os.chdir(place)
+    tempfile.tempdir = str(place)
     watch = os.open(streams[2], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     sys.addaudithook(_hook(place, lambda line: os.write(watch, f"{line}\n".encode(errors="replace"))))
     try:

@@ -99,7 +99,7 @@ def test_any_override(lay, words):
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-@many(2000)
+@many(1500)
 @given(words=strategies.overrides())
 def test_any_override_at_length(lay, words):
     try_overrides(lay, words)
@@ -169,7 +169,7 @@ def test_any_damage_to_a_run(lay, done, words):
     try_comparing(lay, done, words)
 
 
-@few(40)
+@few(10)
 @given(done=strategies.damages())
 def test_any_damage_to_a_search(lay, done):
     try_searches(lay, done)
@@ -191,7 +191,7 @@ def test_any_damage_to_a_run_at_length(lay, done, words):
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-@many(500)
+@many(150)
 @given(done=strategies.damages())
 def test_any_damage_to_a_search_at_length(lay, done):
     try_searches(lay, done)
@@ -199,7 +199,7 @@ def test_any_damage_to_a_search_at_length(lay, done):
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-@many(600)
+@many(700)
 @given(done=strategies.damages(), words=st.sampled_from(_GO_ON))
 def test_any_damage_to_a_run_that_is_resumed_at_length(lay, done, words):
     try_resuming(lay, done, words)
@@ -243,7 +243,7 @@ def test_any_file_to_import(lay, name, done, named):
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-@many(1500)
+@many(2400)
 @given(**_IMPORTS)
 def test_any_file_to_import_at_length(lay, name, done, named):
     try_importing(lay, name, done, named)
