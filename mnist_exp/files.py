@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import stat
+import zipfile
 from pathlib import Path
 
 from mnist_exp.errors import UserError
@@ -57,3 +58,26 @@ def read_regular(path: Path, most: int) -> bytes:
             return file.read(most)
         except OSError as error:
             raise UserError(f"{path}: {error.strerror}") from error
+
+
+def open_zip(file: io.BufferedReader, most: int) -> zipfile.ZipFile:
+    """Open an archive of at most ``most`` files. Raises ValueError if it has more, BadZipFile and others if it is torn."""
+    archive = zipfile.ZipFile(_Careful(file, 200 * most))
+    if len(archive.infolist()) > most:
+        raise ValueError(f"it holds more than {most:,} files")
+    return archive
+
+
+class _Careful(io.BufferedReader):
+    """A file of which no more than ``most`` bytes can be read at once: zipfile reads as long a list as a header says."""
+
+    def __init__(self, file: io.BufferedReader, most: int):
+        super().__init__(file.raw)
+        self.file = file  # which would close the raw one with itself
+        self.most = most
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        content = super().read(self.most + 1 if size is None or size < 0 else min(size, self.most + 1))
+        if len(content) > self.most:
+            raise ValueError(f"it holds too many files: a list of more than {self.most:,} bytes")
+        return content

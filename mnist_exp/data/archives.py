@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 
-from mnist_exp.files import open_regular
+from mnist_exp.files import open_regular, open_zip
 
 MOST_BYTES = 512 << 20  # of an archive, and of what a tar unpacks to
 MOST_FILES = 10_000
@@ -80,7 +80,7 @@ def members(path: Path) -> Iterator[Member]:
         magic = file.read(2)
         file.seek(0)
         if magic == b"PK":
-            yield from _zip(_Careful(file))
+            yield from _zip(file)
             return
         packed = magic == b"\x1f\x8b"
         if _is_tar(_at_most(_Gunzip(file) if packed else file, _BLOCK)):
@@ -128,9 +128,7 @@ def _folder(folder: Path) -> Iterator[Member]:
 
 
 def _zip(file: io.BufferedReader) -> Iterator[Member]:
-    with zipfile.ZipFile(file) as archive:
-        if len(archive.infolist()) > MOST_FILES:
-            raise _too_many()
+    with open_zip(file, MOST_FILES) as archive:
         for info in archive.infolist():
             if info.is_dir():
                 continue
@@ -193,20 +191,6 @@ def _at_most(stream: _Stream, size: int) -> bytes:
     while len(content) < size and (chunk := stream.read(size - len(content))):
         content += chunk
     return content
-
-
-class _Careful(io.BufferedReader):
-    """A file of which no more than a list of ``MOST_FILES`` can be read at once: zipfile believes what a header says."""
-
-    def __init__(self, file: io.BufferedReader):
-        super().__init__(file.raw)
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        most = 200 * MOST_FILES
-        content = super().read(most + 1 if size is None or size < 0 else min(size, most + 1))
-        if len(content) > most:
-            raise _too_many()
-        return content
 
 
 class _Part:

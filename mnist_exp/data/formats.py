@@ -175,7 +175,9 @@ def npy_as_idx(content: bytes, name: str) -> bytes:
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, by_columns, dtype = header(stream)
     if dtype.kind not in "iu" or by_columns or len(shape) > 3:
-        raise UserError(f"{name} holds {dtype} of shape {str(shape)[:60]}; wanted are bytes, images [N, 28, 28] and labels [N]")
+        raise UserError(
+            f"{name} holds {dtype} of shape {str(shape)[:60]}; wanted are bytes, images [N, 28, 28] and labels [N]"
+        )
     if len(content) != stream.tell() + math.prod(shape) * dtype.itemsize:
         raise UserError(f"{name} is torn: it holds not as much as its header says")
     array = np.frombuffer(content, dtype, offset=stream.tell())

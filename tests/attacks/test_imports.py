@@ -114,7 +114,9 @@ def a_zip_of(packed: bytes, size: int, flags: int = 0, attributes: int = 0) -> P
     common = struct.pack("<HHHHIIIHH", flags, 8, 0, 0, 0, len(packed), size, len(name), 0)
     local = b"PK\3\4" + struct.pack("<H", 20) + common + name + packed
     central = b"PK\1\2" + struct.pack("<HH", 0x314, 20) + common + struct.pack("<HHHII", 0, 0, 0, attributes, 0) + name
-    return file("digits.zip", local + central + b"PK\5\6" + struct.pack("<4H2IH", 0, 0, 1, 1, len(central), len(local), 0))
+    return file(
+        "digits.zip", local + central + b"PK\5\6" + struct.pack("<4H2IH", 0, 0, 1, 1, len(central), len(local), 0)
+    )
 
 
 def a_zip_of_many() -> Path:
@@ -205,8 +207,14 @@ ATTACKS: dict[str, tuple[Callable[[], Path], str]] = {
     "a tgz of 4 GB": (a_tgz_of_zeros, "unpacks to more than 536,870,912 bytes"),
     "a tar that claims terabytes": (lambda: a_tar(header(size=1 << 42)), "unpacks to more than"),
     "a tar of negative size": (a_negative_tar, "unpacks to more than"),
-    "a long name in a tar": (lambda: a_tar(header(size=1 << 28, kind=tarfile.GNUTYPE_LONGNAME)), "a name of 268,435,456"),
-    "a long name in a tar by POSIX": (lambda: a_tar(header(size=1 << 28, kind=tarfile.XHDTYPE)), "a name of 268,435,456"),
+    "a long name in a tar": (
+        lambda: a_tar(header(size=1 << 28, kind=tarfile.GNUTYPE_LONGNAME)),
+        "a name of 268,435,456",
+    ),
+    "a long name in a tar by POSIX": (
+        lambda: a_tar(header(size=1 << 28, kind=tarfile.XHDTYPE)),
+        "a name of 268,435,456",
+    ),
     "a symbolic link in a tar": (lambda: a_tar(header(kind=tarfile.SYMTYPE)), "is a link"),
     "a hard link in a tar": (lambda: a_tar(header(kind=tarfile.LNKTYPE)), "is a link"),
     "a device in a tar": (lambda: a_tar(header(kind=tarfile.CHRTYPE)), "a device"),
@@ -215,7 +223,10 @@ ATTACKS: dict[str, tuple[Callable[[], Path], str]] = {
     "an absolute path in a tar": (lambda: a_tar(header(f"/tmp/{IMAGES}")), "a path out of it"),
     "a tgz of many files": (lambda: a_tgz(header("a") * 100_000), "more than 10,000 files"),
     "an idx file that claims terabytes": (lambda: file(LABELS, idx_file(8, [4 << 20] * 3, b"x")), "MD5"),
-    "an array that claims terabytes": (lambda: an_npz(x_train=npy("(1099511627776,)")), "not as much as its header says"),
+    "an array that claims terabytes": (
+        lambda: an_npz(x_train=npy("(1099511627776,)")),
+        "not as much as its header says",
+    ),
     "an array of many dimensions": (lambda: an_npz(x_train=npy("(" + "1," * 999 + ")")), "wanted are bytes"),
     "a header without end": (lambda: an_npz(x_train=npy("(9,)", 1 << 31)), "cannot be read"),
     "a header of brackets": (lambda: an_npz(x_train=npy("(" * 9_000)), "cannot be read"),
@@ -237,7 +248,10 @@ ATTACKS: dict[str, tuple[Callable[[], Path], str]] = {
     "a pixel of 256": (lambda: a_value("256"), "whole numbers from 0 to 255"),
     "a label of 10": (lambda: a_csv("10" + ROW[1:]), "labels outside 0..9"),
     "noise": (lambda: file("digits.zip", np.random.default_rng(0).bytes(99_999)), "holds no file"),
-    "noise after all": (lambda: file("digits.zip", b"PK\3\4" + np.random.default_rng(0).bytes(99_999)), "cannot be read"),
+    "noise after all": (
+        lambda: file("digits.zip", b"PK\3\4" + np.random.default_rng(0).bytes(99_999)),
+        "cannot be read",
+    ),
 }
 
 
