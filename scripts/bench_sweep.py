@@ -55,7 +55,7 @@ def overhead(folder: Path) -> None:
         parts = build_components(config)
         with tempfile.TemporaryDirectory() as place:
             run = RunFolder.create(Path(place), {"status": "running", "prefix": "direct"}, {})
-            Loop(parts, State(parts, number), run, Checkpoints(run, 3)).fit()
+            Loop(parts, State(parts, number), run, Checkpoints(run, 3, parts.model.state_dict())).fit()
         direct.append(time.perf_counter() - started)
     a, b = statistics.median(trials), statistics.median(direct[1:])
     print(

@@ -73,7 +73,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder.create(Path(folder), {"status": "running", "prefix": "bench"}, {})
-        Loop(parts, State(parts, 0), run, Checkpoints(run, 3)).fit(on_epoch)
+        Loop(parts, State(parts, 0), run, Checkpoints(run, 3, parts.model.state_dict())).fit(on_epoch)
     counted = results[1:] or results  # the first round warms up
     loop, step = (statistics.median(column) for column in zip(*counted, strict=True))
     share = statistics.median(a / b for a, b in counted)

@@ -15,12 +15,8 @@ from helpers import OFFLINE, Outcome, run_command
 
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory) -> Path:
-    """A folder of data sets that holds nothing but the cache of the bundled digits."""
-    from mnist_exp.data.formats import read_sample
-
-    root = tmp_path_factory.mktemp("data")
-    read_sample(root)
-    return root
+    """An empty folder of data sets."""
+    return tmp_path_factory.mktemp("data")
 
 
 @pytest.fixture(autouse=True)

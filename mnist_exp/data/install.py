@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import importlib
 import logging
-import shutil
+import shlex
 import socket
-import struct
 import sys
-import tarfile
-import tempfile
 import threading
-import zipfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 from filelock import FileLock
 
-from mnist_exp.data.formats import IDX, SOURCES, md5, parse_csv, parse_idx, put, read
+from mnist_exp.data.archives import Refused, members
+from mnist_exp.data.formats import IDX, SOURCES, check_pairs, most_bytes, npy_as_idx, put, read, verified
 from mnist_exp.errors import UserError, require
 
 log = logging.getLogger(__name__)
+_KERAS = dict(zip(("x_train.npy", "y_train.npy", "x_test.npy", "y_test.npy"), IDX, strict=True))  # of its mnist.npz
 
 
 def download(name: str, root: Path, seconds: float) -> None:
@@ -81,7 +76,7 @@ def status(root: Path) -> list[tuple[str, str]]:
     rows = []
     for name, source in SOURCES.items():
         paths = source.paths(root)
-        missing = [p for p in paths if not p.exists()]
+        missing = [path for path in paths if not path.exists()]
         if len(missing) == len(paths):
             rows.append((name, f"not there ({paths[0].parent})"))
             continue
@@ -107,81 +102,63 @@ def install(path: Path, root: Path, name: str | None = None) -> str:
     """
     if not path.exists():
         raise UserError(f"{path} does not exist; type `data import PATH` with a folder, archive, .npz or .csv")
-    found = dict(_members(path))
-    csv = next((member for member in found if member.endswith(".csv")), None)
-    if csv is not None and name in (None, "kaggle"):
-        parse_csv(found[csv], f"{path} ({csv})")
-        target = SOURCES["kaggle"].paths(root)[0]
-        put(target, found[csv])
-        return f"kaggle: installed {target}; train with `python -m mnist_exp train data=kaggle data.root={root}`"
-    name = name or "mnist"
-    known = [n for n in SOURCES if n != "kaggle"]
-    require(name in known, "--name", name, "one of " + ", ".join(known))
-    source, targets = SOURCES[name], SOURCES[name].paths(root)
-    for position, (file, target) in enumerate(zip(source.files, targets, strict=True)):
-        if file in found:
-            parse_idx(found[file], f"{path} ({file})")
-            if source.md5 and md5(found[file]) != source.md5[position]:
-                raise UserError(
-                    f"{path} ({file}) is damaged or not {name}: MD5 {md5(found[file])}, should be {source.md5[position]}"
-                )
-        elif not target.exists() and len(found) != 1:
-            there = ", ".join(sorted(found)[:8]) or "nothing of use"
-            raise UserError(f"{path} lacks {file} of {name}; it holds {there}")
-    chosen = [(target, found[file]) for file, target in zip(source.files, targets, strict=True) if file in found]
+    require(name is None or name in SOURCES, "--name", name, "one of " + ", ".join(SOURCES))
+    found, others = _found(path, [name] if name else ["mnist", "kaggle"])
+    name = name or ("kaggle" if "train.csv" in found else "mnist")
+    targets = dict(zip(SOURCES[name].files, SOURCES[name].paths(root), strict=True))
+    chosen = {target: found[file] for file, target in targets.items() if file in found}
     if not chosen:
-        raise UserError(f"{path} holds no file of {name}; wanted: {', '.join(source.files)}")
-    for target, content in chosen:
-        put(target, content)
-    missing = [target.name for target in targets if not target.exists()]
+        there = f"it holds {', '.join(others)}" if others else "nothing of use is in it"
+        raise UserError(f"{path} holds no file of {name}; wanted: {', '.join(targets)}; {there}")
+    for file, target in targets.items():
+        if len(found) != 1 and file not in found and not target.exists():
+            raise UserError(f"{path} lacks {file} of {name}; it holds {', '.join(found)}")
+    try:
+        put(chosen)
+    except OSError as error:
+        raise UserError(f"{root}: {error.strerror}; name another folder: data.root=FOLDER") from error
+    missing = [target.name for target in targets.values() if not target.exists()]
     more = (
         f"; still missing: {', '.join(missing)}"
         if missing
-        else f"; train with `python -m mnist_exp train data={name} data.root={root}`"
+        else f"; train with `python -m mnist_exp train data={name} {shlex.quote(f'data.root={root}')}`"
     )
-    return f"{name}: verified and installed {len(chosen)} file(s) in {targets[0].parent}{more}"
+    return f"{name}: verified and installed {len(chosen)} file(s) in {next(iter(targets.values())).parent}{more}"
 
 
-def _members(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield (bare file name, unpacked content) of the idx and CSV files at ``path``, whatever it is packed in."""
+def _found(path: Path, names: Sequence[str]) -> tuple[dict[str, bytes], list[str]]:
+    """Return {file: content} of those of the data sets ``names`` at ``path``, verified, and names of some others there."""
+    wanted = {file: name for name in names for file in SOURCES[name].files}
+    found: dict[str, bytes] = {}
+    sizes: dict[str, int] = {}
+    others: list[str] = []
     try:
-        with tempfile.TemporaryDirectory(prefix="mnist_exp-") as temporary:
-            if path.suffix == ".npz":
-                yield from _arrays(path)
-            elif path.is_dir():
-                yield from _files(path)
-            elif zipfile.is_zipfile(path):
-                shutil.unpack_archive(path, temporary, "zip")
-                yield from _files(Path(temporary))
-            elif tarfile.is_tarfile(path):
-                shutil.unpack_archive(path, temporary, "tar", filter="data")
-                yield from _files(Path(temporary))
-            else:
-                yield from _unpack(path)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, tarfile.TarError, zlib.error) as error:
-        raise UserError(f"{path} cannot be read, it is torn or of another format: {error}") from error
-
-
-def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
-    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-        yield from _unpack(file)
-
-
-def _unpack(file: Path) -> Iterator[tuple[str, bytes]]:
-    name = file.name.removesuffix(".gz").replace(".idx", "-idx")  # some archives write train-images.idx3-ubyte
-    if name.endswith((".csv", "ubyte", "-int")):
-        content = file.read_bytes()
-        yield name, gzip.decompress(content) if file.suffix == ".gz" else content
-
-
-def _arrays(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield the arrays of Keras' mnist.npz as the idx files that they were made from."""
-    with np.load(path, allow_pickle=False) as arrays:
-        for name, key in zip(IDX, ("x_train", "y_train", "x_test", "y_test"), strict=True):
-            if key not in arrays:
-                raise UserError(f"{path} lacks the array {key}; Keras' mnist.npz has x_train, y_train, x_test, y_test")
-            array = arrays[key].astype(np.uint8)
-            yield name, bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+        for member in members(path):
+            file = (
+                "train.csv"
+                if not member.place and member.name.endswith(".csv")
+                else _KERAS.get(member.name, member.name)
+            )
+            if file not in wanted:
+                others += [ascii(member.name)[:60]] if len(others) < 8 else []
+                continue
+            where = f"{path} ({member.place!a})" if member.place else str(path)
+            content = member.read(most_bytes(file))
+            if member.name in _KERAS:
+                content = npy_as_idx(content, where)
+            sizes[file] = len(verified(wanted[file], file, content, where))
+            if found.setdefault(file, content) != content:
+                raise UserError(f"{path} holds two files named {file} that differ; name the folder of one of them")
+        for name in names:
+            check_pairs(name, sizes, str(path))
+    except Refused as error:
+        raise UserError(f"{path} is not read: {error}") from error
+    except UserError:
+        raise
+    except Exception as error:  # bytes that are wrong raise whatever they like
+        text = f"{error}"[:200] or type(error).__name__
+        raise UserError(f"{path} cannot be read, it is torn or of another format: {text}") from error
+    return found, others
 
 
 def import_torchvision(name: str = "torchvision") -> ModuleType:

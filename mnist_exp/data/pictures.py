@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from mnist_exp.data.formats import Contents, md5
-from mnist_exp.data.install import import_torchvision
 from mnist_exp.errors import UserError
+from mnist_exp.files import open_regular
 
 log = logging.getLogger(__name__)
 SIDE = 28
+# of Pillow's formats those of pictures: for another one it would start a program
+FORMATS = ("PNG", "JPEG", "PPM", "BMP", "TIFF", "WEBP")
+ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+MOST_FILES, MOST_DEPTH, MOST_PIXELS = 1_000_000, 100, 40_000_000
 
 
 def read_tree(root: Path) -> tuple[Contents, list[str]]:
@@ -45,8 +48,8 @@ def read_tree(root: Path) -> tuple[Contents, list[str]]:
         pairs = [(path, label) for label, name in enumerate(classes) for path in paths.get(name, [])]
         log.info("Reading %s pictures of %d classes below %s ...", f"{len(pairs):,}", len(paths), root)
         images.append(_stack([path for path, _ in pairs]))
-        labels.append(torch.tensor([label for _, label in pairs]))
-    content = [part.numpy().tobytes() for pair in zip(images, labels, strict=True) for part in pair]
+        labels.append(np.array([label for _, label in pairs]))
+    content = [part.tobytes() for pair in zip(images, labels, strict=True) for part in pair]
     digest = md5(b"".join([*content, json.dumps([classes, [len(part) for part in labels]]).encode()]))
     return Contents(images, labels, digest), classes
 
@@ -62,8 +65,10 @@ def read_picture(path: Path) -> np.ndarray:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as picture:
+        with open_regular(path) as file, Image.open(file, formats=FORMATS) as picture:
             picture.draft("L", (8 * SIDE, 8 * SIDE))  # of a large JPEG only as much is decoded as is needed
+            if picture.width * picture.height > MOST_PIXELS:
+                raise ValueError(f"{picture.width:,} x {picture.height:,} pixels are more than {MOST_PIXELS:,}")
             ImageOps.exif_transpose(picture, in_place=True)
             if picture.mode.startswith("I;16"):
                 grey = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
@@ -106,29 +111,44 @@ def _wanted(root: Path) -> str:
 
 def _paths(folder: Path) -> dict[str, list[Path]]:
     """Return {class: its pictures, sorted} of the classes in ``folder`` that have any."""
-    tree = import_torchvision("torchvision.datasets.folder")
-
-    def seen(path: str) -> bool:
-        return bool(tree.is_image_file(path)) and f"{os.sep}." not in path.removeprefix(str(folder))
-
-    try:
-        _, numbers = tree.find_classes(folder)
-    except FileNotFoundError as error:
-        raise UserError(f"{folder} holds no folder of a class; wanted: {folder}/<class>/<picture>") from error
-    found: dict[str, list[Path]] = {name: [] for name in numbers if not name.startswith(".")}
-    for path, number in tree.make_dataset(str(folder), numbers, is_valid_file=seen, allow_empty=True):
-        found[list(numbers)[number]].append(Path(path))
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    if not names:
+        raise UserError(f"{folder} holds no folder of a class; wanted: {folder}/<class>/<picture>")
+    count = itertools.count()
+    found = {
+        name: sorted(_below(folder / name, count), key=lambda path: (str(path.parent), path.name)) for name in names
+    }
     empty = [name for name, paths in found.items() if not paths]
     if empty:
-        kinds = ", ".join(tree.IMG_EXTENSIONS)
+        kinds = ", ".join(ENDINGS)
         log.warning("%s: left out, since no picture (%s) lies in it: %s", folder, kinds, ", ".join(empty))
     return {name: paths for name, paths in found.items() if paths}
 
 
-def _stack(paths: Sequence[Path]) -> Tensor:
+def _below(folder: Path, count: Iterator[int], above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
+    """Yield the pictures below ``folder``, at any depth, in any order, but not through a link to a folder ``above``."""
+    about = folder.stat()
+    here = (about.st_dev, about.st_ino)
+    if here in above:
+        return
+    if len(above) == MOST_DEPTH:
+        raise UserError(f"{folder} lies deeper than {MOST_DEPTH} folders")
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if next(count) >= MOST_FILES:
+                raise UserError(f"{folder} and the folders beside it hold more than {MOST_FILES:,} files")
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from _below(Path(entry.path), count, above | {here})
+            elif entry.name.lower().endswith(ENDINGS):
+                yield Path(entry.path)
+
+
+def _stack(paths: Sequence[Path]) -> np.ndarray:
     """Return the pictures as uint8 [N, 28, 28]; say so if some show nothing."""
     images = np.stack([read_picture(path) for path in paths])
     blank = np.flatnonzero(images.min((1, 2)) == images.max((1, 2)))
     if len(blank):
         log.warning("%d pictures are of one grey all over, such as %s", len(blank), paths[blank[0]])
-    return torch.from_numpy(images)
+    return images

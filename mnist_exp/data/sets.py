@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -55,7 +55,7 @@ class Data:
         """Return the splits on the CPU. Raises UserError naming the file or value that is wrong."""
         root = Path(self.root).expanduser()
         name, val_size = self._found(root)
-        contents = read(name, root)
+        contents = _tensors(read(name, root))
         if name in ("sample", "kaggle"):  # no labelled test set of its own
             contents = _with_test(contents, self.test_size, 5 if name == "sample" else 6)
         held = hold_out(contents.labels[0], val_size, self.train_limit, self.split_seed)
@@ -106,7 +106,8 @@ class ImageFolder:
 
     def load(self) -> Splits:
         """Return the splits on the CPU. Raises UserError naming the file or value that is wrong."""
-        contents, classes = read_tree(Path(self.root).expanduser())
+        found, classes = read_tree(Path(self.root).expanduser())
+        contents = _tensors(found)
         edges = torch.cat([images[:, :: images.shape[1] - 1].flatten() for images in contents.images])
         if self.invert:
             contents = contents._replace(images=[255 - images for images in contents.images])
@@ -185,16 +186,29 @@ class CustomData:
 _WITHOUT_CHANGES = "give the same items without random transforms as data.val, or hold none out: data.val_size=0"
 
 
-def _with_test(contents: Contents, size: int | None, share: int) -> Contents:
+class _Tensors(NamedTuple):
+    """``Contents`` as tensors."""
+
+    images: list[Tensor]
+    labels: list[Tensor]
+    md5: str
+
+
+def _tensors(contents: Contents) -> _Tensors:
+    images, labels = ([torch.from_numpy(part) for part in parts] for parts in contents[:2])
+    return _Tensors(images, labels, contents.md5)
+
+
+def _with_test(contents: _Tensors, size: int | None, share: int) -> _Tensors:
     """Keep ``size`` images of the only part (None: one in ``share``) as test set: always the same ones, stratified."""
     (images,), (labels,), digest = contents
     size = len(labels) // share if size is None else size
     require(0 < size < len(labels), "test_size", size, f"between 1 and {len(labels) - 1}")
     rest, held = stratified(labels, size, seed=0)
-    return Contents([images[rest], images[held]], [labels[rest], labels[held]], digest)
+    return _Tensors([images[rest], images[held]], [labels[rest], labels[held]], digest)
 
 
-def _resident(name: str, classes: list[str], contents: Contents, rest: Tensor, held: Tensor) -> Splits:
+def _resident(name: str, classes: list[str], contents: _Tensors, rest: Tensor, held: Tensor) -> Splits:
     """Return [train, test] as splits, with ``held`` of train for validation and ``rest`` for training."""
     (images, test_images), (labels, test_labels), digest = contents
     val = Split(images[held], labels[held]) if len(held) else None

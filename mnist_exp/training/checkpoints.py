@@ -4,26 +4,68 @@ from __future__ import annotations
 
 import io
 import logging
-import pickle
-import struct
 import zipfile
-import zlib
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
+from pydantic import BaseModel, Field, ValidationError
+from torch import Tensor
 
+from mnist_exp.checked import STRICT, Count, Natural, Positive
 from mnist_exp.errors import UserError
-from mnist_exp.files import atomic_write
+from mnist_exp.files import atomic_write, open_zip, read_regular
 from mnist_exp.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from mnist_exp.training.state import State
 
 log = logging.getLogger(__name__)
 _FORMAT = "mnist_exp checkpoint 1"
-_DAMAGES = (
-    *(OSError, EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile, zlib.error),
-    *(pickle.UnpicklingError, NotImplementedError, struct.error),
-)
+
+
+class Weights(BaseModel):
+    """What every checkpoint holds; it may hold more."""
+
+    model_config = STRICT
+    format: Literal["mnist_exp checkpoint 1"]
+    epoch: Count
+    model: dict[str, Tensor]
+
+
+class Best(BaseModel):
+    """An epoch whose weights are kept in a checkpoint of its own."""
+
+    model_config = STRICT
+    epoch: Count
+    val_acc: Annotated[float, Field(ge=0, le=100)]
+    val_loss: float
+
+
+class RandomNumbers(BaseModel):
+    """States of torch's generators."""
+
+    model_config = STRICT
+    torch: Tensor
+    device: Tensor
+    host: Tensor
+
+
+class Training(Weights):
+    """What last.pth and previous.pth hold: see ``State``."""
+
+    step: Natural
+    total_steps: Natural
+    optimizer: dict[str, Any]
+    base_lr: Positive
+    scaler: dict[str, float]
+    average: dict[str, Tensor] | None
+    sums: Tensor
+    rng: RandomNumbers
+    best: list[Best]
+    device: str | None = None
+    precision: str | None = None
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -33,26 +75,71 @@ def save(path: Path, state: dict[str, Any]) -> None:
     atomic_write(path, buffer.getvalue())
 
 
-def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint to the CPU. Raises UserError naming the file if it is missing, damaged or not one of ours.
+def load(path: Path, model: Mapping[str, Tensor], kind: type[Weights] = Weights) -> dict[str, Any]:
+    """Read a checkpoint of a run with such a ``model`` to the CPU.
 
-    torch keeps a checksum of each part, but does not look at it when it loads; here it is.
+    Raises UserError naming the file if it is missing, damaged, not one of ours, not of its ``kind``, or larger than it
+    can be. torch keeps a checksum of each part, but does not look at it when it loads; here it is.
     """
+    if not path.exists():
+        raise UserError(f"{path} does not exist")
+    weights = sum(tensor.nbytes for tensor in model.values())
+    content = read_regular(path, 16 * weights + (64 << 20))  # an optimizer keeps a few tensors beside each weight
     try:
-        content = io.BytesIO(path.read_bytes())
-        with zipfile.ZipFile(content) as parts:
-            damaged = parts.testzip()
-        if damaged is not None:
-            raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
-        content.seek(0)
-        state = torch.load(content, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist") from error
-    except _DAMAGES as error:
-        raise UserError(f"{path} is torn or not a checkpoint ({type(error).__name__})") from error
+        _check_parts(content, 4096 * len(model) + (1 << 20))
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        _check_plain(state)
+    except MemoryError:  # of the machine: nothing is wrong with the file
+        raise
+    except Exception as error:  # any bytes may raise anything
+        text = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} is torn or not a checkpoint ({type(error).__name__}: {text})") from error
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
         raise UserError(f"{path} is not a checkpoint of mnist_exp")
+    try:
+        kind.model_validate(state)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))[:100]
+        what = "a whole checkpoint" if kind is Weights else "the state of a training run"
+        raise UserError(f"{path} is not {what}: {key}: {first['msg']}") from error
     return state
+
+
+def _check_parts(content: bytes, most: int) -> None:
+    """Raise an error if a checkpoint is damaged, or would be more than ``content`` once unpacked; ``most``: of its plan."""
+    with open_zip(io.BufferedReader(io.BytesIO(content)), 100_000) as archive:
+        parts = archive.infolist()
+        if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+            raise ValueError("it is compressed")
+        if sum(part.file_size for part in parts) > len(content):
+            raise ValueError("its parts are larger than itself")
+        if any(part.file_size > most for part in parts if part.filename.endswith("/data.pkl")):
+            raise ValueError("it names too many things")
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
+
+
+def _check_plain(state: Any, most: int = 1_000_000) -> None:
+    """Raise ValueError unless ``state`` is of dicts, lists, tensors and values, at most so many, each tensor stored whole."""
+    waiting, count = [(state, 0)], 0
+    while waiting:
+        value, depth = waiting.pop()
+        count += 1
+        if count > most or depth > 20:
+            raise ValueError("it is too deep or too long")
+        if isinstance(value, dict):
+            waiting += [(inner, depth + 1) for pair in value.items() for inner in pair]
+        elif isinstance(value, list | tuple):
+            waiting += [(inner, depth + 1) for inner in value]
+        elif isinstance(value, Tensor):
+            if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
+                raise ValueError(f"it holds a tensor that is {value.layout} on {value.device}")
+            if value.nbytes > value.untyped_storage().nbytes():
+                raise ValueError(f"it holds a tensor of {value.nbytes:,} bytes that are not there")
+        elif not (value is None or isinstance(value, float | str) or (isinstance(value, int) and abs(value) < 2**64)):
+            raise ValueError(f"it holds a {type(value).__name__} that no checkpoint has")
 
 
 class Checkpoints:
@@ -60,13 +147,14 @@ class Checkpoints:
 
     previous.pth is the newest one before last.pth that stands at the start of an epoch.
 
-    ``best`` lists {"epoch", "val_acc", "val_loss"} of the kept ones, best first: higher accuracy, then lower loss,
+    ``model``: the run's weights, or some like them. ``best`` lists {"epoch", "val_acc", "val_loss"} of the kept ones, best first: higher accuracy, then lower loss,
     then earlier epoch.
     """
 
-    def __init__(self, run: RunFolder, top_k: int):
+    def __init__(self, run: RunFolder, top_k: int, model: Mapping[str, Tensor]):
         self.run = run
         self.top_k = top_k
+        self.model = model
         self.last = run.checkpoints / "last.pth"
         self.previous = run.checkpoints / "previous.pth"
         self.best: list[dict[str, Any]] = []
@@ -99,36 +187,58 @@ class Checkpoints:
         for stale in set(self.run.checkpoints.glob(f"{self.run.prefix}_ckpt_epoch*.pth")) - kept:
             stale.unlink()
 
-    def load_last(self, obstacle: Callable[[dict[str, Any]], str | None] = lambda state: None) -> dict[str, Any] | None:
-        """Return the newest state that can be gone on from, saying so if it is not the last; None if there is none yet.
+    def load_best(self, epoch: int) -> dict[str, Any]:
+        """Return the weights of one of the best. Raises UserError if they cannot be read."""
+        path = self.run.checkpoint(epoch)
+        weights: dict[str, Any] = load(path, self.model)["model"]
+        if shapes(weights) != shapes(self.model):
+            raise UserError(f"{path} holds the weights of another model")
+        return weights
 
-        ``obstacle`` says why a state cannot be. Raises UserError if that, and no damage, would cost whole epochs.
+    def load_last(self, state: State | None = None) -> dict[str, Any] | None:
+        """Return the newest checkpoint that ``state`` can go on from (None: any), saying so if it is not the last.
+
+        None if there is none. Raises UserError if an obstacle, and no damage, would cost whole epochs.
         """
         problems, passed = [], 1
         for path in (self.last, self.previous):
             try:
-                state = load(path)
+                saved = load(path, self.model, Training)
             except UserError as error:
                 if path.exists() or self.previous.exists():
                     problems.append(str(error))
                 continue
-            if "optimizer" not in state:
-                problems.append(f"{path} is not the state of a training run")
-                continue
-            reason = obstacle(state)
-            if reason is not None:
-                problems.append(f"{path} {reason}")
-                passed = max(passed, state["epoch"])
+            obstacle = None if state is None else state.obstacle(saved)
+            misfit = None if state is None or obstacle else state.misfit(saved)
+            if obstacle is not None:
+                passed = max(passed, saved["epoch"])
+            if obstacle or misfit:
+                problems.append(f"{path} {obstacle or misfit}")
                 continue
             for problem in problems:
-                log.warning("%s; going on from %s (epoch %d)", problem, path.name, state["epoch"])
-            self.best = [entry for entry in state["best"] if self.run.checkpoint(entry["epoch"]).exists()]
-            self._starts_epoch = path == self.last and state["step"] == 0
-            return state
+                log.warning("%s; going on from %s (epoch %d)", problem, path.name, saved["epoch"])
+            if state is not None:
+                self.best = [entry for entry in saved["best"] if self._is_kept(entry["epoch"])]
+            self._starts_epoch = path == self.last and saved["step"] == 0
+            return saved
         if passed > 1:
             raise UserError(f"{'; '.join(problems)}. Go on where that was written, or start a new run")
-        if problems:
-            log.warning(
-                "%s; no checkpoint before it can be used either, so starting from the first epoch", "; ".join(problems)
-            )
+        for problem in problems:
+            log.warning("%s", problem)
         return None
+
+    def _is_kept(self, epoch: int) -> bool:
+        """Whether the weights of one of the best are there and whole; those that were overtaken may be gone."""
+        if not self.run.checkpoint(epoch).exists():
+            return False
+        try:
+            self.load_best(epoch)
+        except UserError as error:
+            log.warning("%s; epoch %d is not among the best any more", error, epoch)
+            return False
+        return True
+
+
+def shapes(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return what two models have in common if one can take the weights of the other."""
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items()}

@@ -45,7 +45,7 @@ def run(
     facts = parts.facts() | {"streams": STREAMS, "warm_start": None if parent is None else str(parent)}
     facts["dataset"]["split_seed"] = job.config.data.split_seed
     record = begin(job, begun, parts.loggers, facts)
-    folder, checkpoints = record.folder, checkpoints or Checkpoints(record.folder, parts.evaluator.top_k)
+    folder, checkpoints = record.folder, checkpoints or _checkpoints(record.folder, parts)
 
     def after_epoch(row: dict[str, Any]) -> None:
         record.epoch(row, checkpoints.first)
@@ -89,9 +89,13 @@ def _origin(job: Job, begun: RunFolder | None) -> tuple[Job, RunFolder | None, P
 
 def _start_from(parent: Path, parts: Components) -> None:
     """Load the last weights of the run in ``parent``."""
-    saved = Checkpoints(RunFolder.open(parent), 1).load_last()
+    saved = _checkpoints(RunFolder.open(parent), parts).load_last()
     require(saved is not None, "resume", str(parent), "a run with a readable checkpoint")
     load_weights(parts.model, saved["model"], parent)  # type: ignore[index]
+
+
+def _checkpoints(run: RunFolder, parts: Components) -> Checkpoints:
+    return Checkpoints(run, parts.evaluator.top_k, parts.model.state_dict())
 
 
 def _go_on(state: State, parts: Components, begun: RunFolder) -> Checkpoints:
@@ -99,10 +103,12 @@ def _go_on(state: State, parts: Components, begun: RunFolder) -> Checkpoints:
 
     Raises UserError if the run is to end before where it stands.
     """
-    checkpoints, most = Checkpoints(begun, parts.evaluator.top_k), parts.trainer.max_steps
-    saved = checkpoints.load_last(state.obstacle)
-    log.info("resuming in epoch %d", 1 if saved is None else saved["epoch"])
-    if saved is not None:
+    checkpoints, most = _checkpoints(begun, parts), parts.trainer.max_steps
+    saved = checkpoints.load_last(state)
+    if saved is None:
+        log.info("there is no checkpoint to go on from, so starting from the first epoch")
+    else:
+        log.info("resuming in epoch %d", saved["epoch"])
         state.load_state_dict(saved)
         past = most is not None and (state.total_steps > most or (state.total_steps == most and state.step > 0))
         require(not past, "trainer.max_steps", most, f"above {state.total_steps}, the steps taken before, or null")

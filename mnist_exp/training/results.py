@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from mnist_exp.console import clock
 from mnist_exp.data.splits import LoaderSplit, Split
+from mnist_exp.errors import RunFailed, UserError
 from mnist_exp.parts.evaluate import PLAIN, accuracy, nll
 from mnist_exp.runs import pictures
 from mnist_exp.runs.folder import RunFolder
 from mnist_exp.statistics import wilson
-from mnist_exp.training.checkpoints import Checkpoints, load, save
+from mnist_exp.training.checkpoints import Checkpoints, save
 from mnist_exp.training.components import Components
 from mnist_exp.training.state import State
 
@@ -53,7 +54,7 @@ def score(parts: Components, state: State, run: RunFolder, checkpoints: Checkpoi
     # without validation nothing was selected: the weights of the last epoch are the result
     for rank, entry in enumerate(checkpoints.best or [{}]):
         if entry:
-            parts.model.load_state_dict(load(run.checkpoint(entry["epoch"]))["model"])
+            parts.model.load_state_dict(_best_weights(checkpoints, entry["epoch"]))
         add(f"member{rank}", parts.model)
         if rank == 0:
             add("tta", parts.model, parts.evaluator.shifts)
@@ -68,6 +69,14 @@ def score(parts: Components, state: State, run: RunFolder, checkpoints: Checkpoi
     for split, found in scored.items():
         metrics |= _metrics(split, found, len(checkpoints.best))
     return metrics
+
+
+def _best_weights(checkpoints: Checkpoints, epoch: int) -> dict[str, Any]:
+    try:
+        return checkpoints.load_best(epoch)
+    except UserError as error:
+        again = f"delete it and type resume={checkpoints.run.path}"
+        raise RunFailed(f"{error}. To have the run scored without epoch {epoch}, {again}") from error
 
 
 def summarise(parts: Components, checkpoints: Checkpoints, metrics: dict[str, Any], seconds: float, place: Any) -> None:

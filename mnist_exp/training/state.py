@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from typing import Any
 
 import torch
 from numpy.random import SeedSequence
 from torch.optim.swa_utils import AveragedModel
 
+from mnist_exp.training.checkpoints import shapes
 from mnist_exp.training.components import Components
 
 STREAMS = 1  # the rule of stream_seed by which runs that begin now draw their random numbers; kept in run.json
@@ -25,6 +28,7 @@ class State:
         device = parts.trainer.device
         self.seed, self.rule = seed, rule
         self.own_transforms = parts.splits.train.own_transforms
+        self.steps, self.epochs = parts.steps, parts.schedule.total
         self.computed = {"device": device.type, "precision": parts.trainer.precision}
         self.epoch, self.step, self.total_steps = 1, 0, 0
         self.model = parts.model
@@ -93,7 +97,7 @@ class State:
 
     def obstacle(self, saved: dict[str, Any]) -> str | None:
         """Return why this process cannot go on from ``saved``; None if it can, as any can at the start of an epoch."""
-        if _shapes(saved["model"]) != _shapes(self.model.state_dict()):
+        if shapes(saved["model"]) != shapes(self.model.state_dict()):
             return "holds the weights of another model"
         if not saved["step"]:
             return None
@@ -108,6 +112,51 @@ class State:
         there, here = (" in ".join(filter(None, x.values())) or "another device" for x in (found, self.computed))
         return f"was written in mid-epoch on {there}, and this is {here}"
 
+    def misfit(self, saved: dict[str, Any]) -> str | None:
+        """Return why ``saved``, a checkpoint without obstacle, cannot be of this run; None if it can. Nothing changes."""
+        epoch, step, total = saved["epoch"], saved["step"], saved["total_steps"]
+        if epoch > self.epochs + (step == 0) or step > self.steps:
+            return f"stands in epoch {epoch:,}, step {step:,}, beyond this run"
+        if not epoch - 1 <= total <= (epoch - 1) * self.steps + step:
+            return f"has taken {total:,} steps by epoch {epoch:,}, step {step:,}, which cannot be"
+        if not math.isclose(saved["base_lr"], self.base_lr):
+            return f"was trained with the rate {saved['base_lr']:g}, not {self.base_lr:g}"
+        if saved["scaler"] and self.scaler.is_enabled() and saved["scaler"].keys() != self.scaler.state_dict().keys():
+            return "holds another scale of gradients"
+        if self.average is not None and shapes(saved["average"] or {}) != shapes(self.average.state_dict()):
+            return "holds another average of weights"
+        try:
+            if step:
+                self.sums.clone().copy_(saved["sums"])
+                for name, device in (("torch", "cpu"), ("device", self.device_draws.device), ("host", "cpu")):
+                    torch.Generator(device).set_state(saved["rng"][name])
+            return self._misfit_of_optimizer(saved["optimizer"])
+        except Exception as error:  # of torch, or of anybody's optimizer
+            return f"holds a state that cannot be gone on from: {' '.join(str(error).split())[:200]}"
+
+    def _misfit_of_optimizer(self, saved: dict[str, Any]) -> str | None:
+        """Return how the recipe of a ``saved`` optimizer differs. Raises anything if it cannot take a step."""
+        parameters = list(self.model.parameters())
+        weights = [parameter.detach().clone() for parameter in parameters]
+        before = copy.deepcopy(self.optimizer.state_dict())
+        groups = [dict(group) for group in self.optimizer.param_groups]
+        try:
+            self.optimizer.load_state_dict(copy.deepcopy(saved))
+            for group, found in zip(groups, self.optimizer.param_groups, strict=True):
+                for key in group.keys() & found.keys() - {"params", "lr"}:
+                    if group[key] != found[key]:
+                        return f"was trained with an optimizer whose {key} is {str(found[key])[:40]}, not {group[key]}"
+            for parameter in parameters:
+                parameter.grad = torch.zeros_like(parameter)
+            self.optimizer.step()
+        finally:
+            self.optimizer.zero_grad()
+            self.optimizer.load_state_dict(before)
+            with torch.no_grad():
+                for parameter, weight in zip(parameters, weights, strict=True):
+                    parameter.copy_(weight)
+        return None
+
 
 def stream_seed(seed: int, epoch: int, stream: int, rule: int = STREAMS) -> int:
     """Return the seed, of 64 bits, of one of the independent streams of random numbers of an epoch.
@@ -120,7 +169,3 @@ def stream_seed(seed: int, epoch: int, stream: int, rule: int = STREAMS) -> int:
         return (seed << 24) + (epoch << 3) + stream
     factor, shift, high = SeedSequence((epoch, stream)).generate_state(3).tolist()
     return high << 32 | ((factor | 1) * seed + shift) % 2**32
-
-
-def _shapes(weights: dict[str, Any]) -> dict[str, Any]:
-    return {name: value.shape for name, value in weights.items()}

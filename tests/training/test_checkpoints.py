@@ -19,7 +19,7 @@ def test_no_damage_changes_a_weight_silently(tmp_path):
         block = bytes(size) if case % 2 else draws.bytes(size)
         path.write_bytes((content[:at] + block + content[at + size :])[: len(content)])
         try:
-            state = load(path)
+            state = load(path, weights)
         except UserError as error:
             noticed.append(str(error))
         else:  # what was hit is of no meaning, such as padding
@@ -28,4 +28,4 @@ def test_no_damage_changes_a_weight_silently(tmp_path):
     assert len(noticed) > 150
     assert all("damaged.pth" in message for message in noticed)
     with pytest.raises(UserError, match="does not exist"):
-        load(tmp_path / "nothing.pth")
+        load(tmp_path / "nothing.pth", weights)
