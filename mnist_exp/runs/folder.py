@@ -60,9 +60,12 @@ class RunFolder(Composed):
     @classmethod
     def open(cls, path: Path) -> RunFolder:
         """Open an existing run. Raises UserError naming what is missing, torn, or not as runs/schema.py has it."""
-        if not is_run(path):
-            raise UserError(f"{path} is not a run folder: it has no run.json")
-        return cls(path, schema.read(path / "run.json"))
+        try:
+            return cls(path, schema.read(path / "run.json"))
+        except UserError as error:
+            if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError) and not is_run(path):
+                raise UserError(f"{path} is not a run folder: it has no run.json") from error
+            raise
 
     @property
     def finished(self) -> bool:
@@ -112,7 +115,10 @@ class RunFolder(Composed):
             return []
         *lines, _ = read_text(self.history_file, _HISTORY).split("\n")  # a row is there once its line has ended
         try:
-            rows = list(csv.DictReader(lines[: _ROWS + 2]))
+            reader = csv.DictReader(lines[: _ROWS + 2])
+            if not set(HISTORY) <= set(reader.fieldnames or ()):
+                raise ValueError("its first line does not name its columns")
+            rows = list(reader)
             if len(rows) > _ROWS:
                 raise ValueError(f"it has more than {_ROWS:,} epochs")
             return [_epoch(row, number) for number, row in enumerate(rows, 2)]
