@@ -106,7 +106,7 @@ def _mistakes(runs: pd.DataFrame, tell: Tell) -> dict[str, Any]:
         try:
             folder = RunFolder.open(Path(path))
             saved, classes = folder.predicted("predicted", "labels"), _classes(folder)
-            numbers, shown = folder.predicted("wrong", "images") or (np.array([]), np.array([]))
+            numbers, drawn = folder.predicted("wrong", "images") or (np.array([]), np.array([]))
             if saved is not None and len(saved[0]) > _TESTED:
                 raise UserError(f"{folder.predictions} is of more than {_TESTED:,} images")
             if saved is not None and len(classes) + len(np.unique(saved[0])) > _CLASSES:
@@ -118,7 +118,7 @@ def _mistakes(runs: pd.DataFrame, tell: Tell) -> dict[str, Any]:
             confusions.append(None)
             continue
         predicted, labels = saved
-        images = dict(zip(numbers.tolist(), shown, strict=True))
+        images = dict(zip(numbers.tolist(), drawn, strict=True))
         names, counts = confusion(predicted, labels, classes)
         confusions.append({"classes": names, "counts": counts.tolist()})
         if data.iloc[number] != home:
