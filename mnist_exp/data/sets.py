@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,11 +52,13 @@ class Data:
     mean: float = 0.1307
     std: Positive = 0.3081
 
+    reads_only = False  # nothing may be downloaded to root, nor kept there
+
     def load(self) -> Splits:
         """Return the splits on the CPU. Raises UserError naming the file or value that is wrong."""
         root = Path(self.root).expanduser()
         name, val_size = self._found(root)
-        contents = read(name, root)
+        contents = read(name, Path(os.devnull) if self.reads_only and name == "sample" else root)
         if name in ("sample", "kaggle"):  # no labelled test set of its own
             contents = _with_test(contents, self.test_size, 5 if name == "sample" else 6)
         held = hold_out(contents.labels[0], val_size, self.train_limit, self.split_seed)
@@ -66,6 +69,10 @@ class Data:
         if self.name in ("sample", "kaggle") or all(p.exists() for p in SOURCES[self.name].paths(root)):
             return self.name, self.val_size
         try:
+            if self.reads_only:
+                raise UserError(
+                    "the folder of a resumed run is not downloaded to; name one that has it: data.root=FOLDER"
+                )
             download(self.name, root, self.download_timeout)
             return self.name, self.val_size
         except Exception as error:
