@@ -65,7 +65,7 @@ def compare(arguments: list[str]) -> None:
 
         screen.print()
         screen.print(table(answer, list(answer.columns), title) if len(answer) else "nothing to compare with")
-    _write(runs, title, answer, options)
+    _write(runs, title, answer, options, tell)
     for file in filter(None, (options.csv, options.json, options.html, options.plot)):
         screen.print(f"written  {file}", highlight=False, soft_wrap=True)
     return None
@@ -170,7 +170,9 @@ def _answer(runs: pd.DataFrame, options: argparse.Namespace, tell: Tell) -> tupl
     return title, judge.against_group(runs, options.baseline, options.group_by, tell)
 
 
-def _write(runs: pd.DataFrame, title: str, answer: pd.DataFrame | None, options: argparse.Namespace) -> None:
+def _write(
+    runs: pd.DataFrame, title: str, answer: pd.DataFrame | None, options: argparse.Namespace, tell: Tell
+) -> None:
     """Write the files that are asked for; CSV and JSON hold the answer, if there is a question, the page both."""
     for file in filter(None, (options.csv, options.json, options.html, options.plot)):
         Path(file).parent.mkdir(parents=True, exist_ok=True)
@@ -184,10 +186,10 @@ def _write(runs: pd.DataFrame, title: str, answer: pd.DataFrame | None, options:
         from mnist_exp.console import cell
 
         shown = [c for c in _columns(runs, options) if any(cell(c, v) for v in runs[c])]
-        write_html(runs, shown, Path(options.html), title, answer)
+        write_html(runs, shown, Path(options.html), title, answer, tell)
     if options.plot:
-        from mnist_exp.runs.folder import RunFolder
+        from mnist_exp.compare.table import histories
         from mnist_exp.runs.pictures import plot_runs
 
-        histories = {run["name"]: RunFolder(Path(run["path"]), {}).history() for _, run in runs.iterrows()}
-        plot_runs(histories, Path(options.plot))
+        rows = histories(runs, tell)
+        plot_runs({run["name"]: rows[run["path"]] for _, run in runs.iterrows()}, Path(options.plot))
