@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,29 +48,32 @@ def train_command(arguments: list[str], command: str | None = None) -> list[RunF
     import hydra
     from hydra.core.plugins import Plugins
 
-    from mnist_exp.config.build import execution_whitelist
+    from mnist_exp.config.build import allowed
+    from mnist_exp.config.elsewhere import Elsewhere
     from mnist_exp.config.job import config_folder
     from mnist_exp.search.sweeper import StudySweeper
 
     # Hydra then raises instead of printing tracebacks, and report() has the last word
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    Plugins.instance().register(StudySweeper)
+    for plugin in (StudySweeper, Elsewhere):
+        Plugins.instance().register(plugin)
     runs: list[RunFolder] = []
     failures: list[Exception] = []
     task = _task(runs, failures, command)
-    entry = hydra.main(config_path=config_folder(), config_name="train", execution_whitelist=execution_whitelist())(
-        task
-    )
-    before, sys.argv = sys.argv, [sys.argv[0], *_resuming(arguments)]
+    entry = hydra.main(config_path=config_folder(), config_name="train", execution_whitelist=allowed())(task)
+    before, sys.argv = sys.argv, [sys.argv[0], *_request(arguments)]
     try:
         entry()
-    except ValueError as error:
-        if "Config group override" not in str(error):
-            raise
-        nulls = " ".join(a for a in arguments if a.endswith("=null"))
-        raise UserError(
-            f"{nulls}: this group cannot be null here; name one of its choices, as in pruner=none"
-        ) from error
+    except SystemExit as end:  # Hydra has told what it could not print
+        raise SystemExit(2 if end.code == 1 else end.code) from end
+    except Exception as error:
+        if "Config group override" in str(error):
+            nulls = " ".join(a for a in arguments if a.endswith("=null"))
+            message = f"{nulls}: this group cannot be null here; name one of its choices, as in pruner=none"
+            raise UserError(message) from error
+        if _is_hydras(error):
+            raise UserError(explain(error)) from error
+        raise
     finally:
         sys.argv = before
     for failure in failures:
@@ -138,22 +142,79 @@ def _run(config: DictConfig, multirun: bool, command: str | None) -> RunFolder:
     return run_trial(job)
 
 
-def _resuming(arguments: list[str]) -> list[str]:
-    """Point Hydra to the folder of the run that ``resume=`` names, or give a finished run's overrides to a new one."""
-    named = [a.partition("=")[2] for a in arguments if a.startswith("resume=")]
-    if not named or named[-1] == "null":
-        return arguments
-    if not named[-1]:
-        raise UserError("resume= is empty; name a run folder, such as resume=outputs/runs/NAME")
-    from omegaconf import OmegaConf
+def _request(arguments: list[str]) -> list[str]:
+    """Return the command line for Hydra, options first. Raises UserError for what Hydra would misunderstand."""
+    from hydra._internal.utils import get_args
 
+    from mnist_exp.config.elsewhere import Elsewhere
+    from mnist_exp.config.request import check_typed, quoted
+
+    options = vars(get_args(arguments))
+    overrides = options.pop("overrides")
+    if options.pop("experimental_rerun") is not None:
+        raise UserError("--experimental-rerun is not taken: to go on with a run type resume=RUN_FOLDER")
+    for name in ("config_name", "config_path"):
+        if options.pop(name) is not None:
+            raise UserError(
+                f"--{name.replace('_', '-')} is not taken: what is composed begins with conf/train.yaml; configs of "
+                "your own lie in a folder, as FOLDER/experiment/NAME.yaml: --config-dir FOLDER experiment=NAME"
+            )
+    check_typed(overrides)
+    overrides = _resuming(overrides)
+    if (folder := options.pop("config_dir")) is not None:
+        folder = Path(folder).expanduser().absolute()
+        require(folder.is_dir(), "--config-dir", folder, "a folder")
+        overrides.append(f"hydra.searchpath=[{quoted(f'{Elsewhere.scheme()}://{folder}')}]")
+    flags = {f"--{name.replace('_', '-')}": value for name, value in options.items() if value not in (None, False)}
+    return [*(flag if value is True else f"{flag}={value}" for flag, value in flags.items()), *overrides]
+
+
+def _is_hydras(error: Exception) -> bool:
+    """Whether Hydra, or what it configures, has refused the request in its own code, before any of ours was called."""
+    names, trace = [], error.__traceback__
+    while trace is not None:
+        names.append(str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0])
+        trace = trace.tb_next
+    return not isinstance(error, OSError) and set(names[1:]) <= {
+        "hydra",
+        "omegaconf",
+        "logging",
+        "argparse",
+        "importlib",
+    }
+
+
+def _resuming(overrides: list[str]) -> list[str]:
+    """Point Hydra to the folder of the run that ``resume=`` names, or give a finished run's overrides to a new one."""
+    named = [re.fullmatch(r"\+{0,2}resume=(.*)", line, re.S) for line in overrides]
+    path = next((_path(found[1]) for found in reversed(named) if found), None)
+    if path is None:
+        return overrides
+    from mnist_exp.config.request import kept, quoted
+    from mnist_exp.runs.composed import read_yaml
     from mnist_exp.runs.folder import RunFolder
 
-    run = RunFolder.open(Path(named[-1].strip("'\"")).expanduser().absolute())
+    run = RunFolder.open(path)
+    overrides = [line for line, found in zip(overrides, named, strict=True) if not found]
+    resume = f"resume={quoted(run.path)}"
     if not run.finished:
-        return [*arguments, f"hydra.run.dir='{run.path}'"]
-    if not any(a.startswith("schedule.extra_epochs=") for a in arguments):
+        return [*overrides, resume, f"hydra.run.dir={quoted(run.path)}"]
+    if not any(line.startswith("schedule.extra_epochs=") for line in overrides):
         raise UserError(
             f"{run.path} is finished. To train it further, from schedule.resume_lr on, type schedule.extra_epochs=N too"
         )
-    return [*OmegaConf.to_object(OmegaConf.load(run.hydra_overrides)), *arguments]  # type: ignore[misc]
+    return [*kept(read_yaml(run.hydra_overrides), run.hydra_overrides), *overrides, resume]
+
+
+def _path(text: str) -> Path | None:
+    """Return the folder that ``resume=TEXT`` names, None for null: as it is if there is such a folder, or in quotes."""
+    if text == "null":
+        return None
+    if not text:
+        raise UserError("resume= is empty; name a run folder, such as resume=outputs/runs/NAME")
+    path = Path(text).expanduser().absolute()
+    if not path.exists() and re.fullmatch(r"(['\"]).*\1", text, re.S):
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+
+        path = Path(str(OverridesParser.create().parse_override(f"resume={text}").value())).expanduser().absolute()
+    return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import logging
 import re
 import shlex
 import sys
@@ -15,12 +16,16 @@ import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field
 
 from mnist_exp.checked import checked
+from mnist_exp.config.elsewhere import places, refuse_places, refuse_resolvers
 from mnist_exp.config.recipe import PLACES, RESUMABLE, below, flatten, modernised
 from mnist_exp.console import without_password
 from mnist_exp.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 def config_folder() -> str:
@@ -74,7 +79,7 @@ class Job:
         hydra: Any = HydraConfig.get()
         command = command or shlex.join([Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]])
         wanted = None
-        if config.search is not None:  # a trial may run in a worker, whose own command line says nothing
+        if OmegaConf.is_dict(config.search):  # a trial may run in a worker, whose own command line says nothing
             command = f"trial {config.search.trial} of the search {hydra.sweeper.study_name}"
             wanted = config.optimized_metric
         resume = None if config.resume is None else Path(config.resume).expanduser().absolute()
@@ -83,13 +88,12 @@ class Job:
 
     def check(self) -> None:
         """Raise UserError for what no component would notice."""
-        refuse_unknown(self.config)
-        tags = self.config.tags
-        _keys_of_no_group(
-            seed=self.config.seed,
-            tags=list(tags) if OmegaConf.is_list(tags) else tags,
-            save_prefix=self.config.save_prefix,
+        check_config(self.config)
+        named = OmegaConf.create(
+            {key: self.config[key] for key in ("seed", "task_name", "tags", "save_prefix", "search")}
         )
+        values: Any = OmegaConf.to_container(named)
+        _keys_of_no_group(**values)
 
     def values(self) -> dict[str, Any]:
         """Return the config as plain data, its references resolved."""
@@ -103,12 +107,19 @@ class Job:
             "overrides.yaml": OmegaConf.to_yaml(self.overrides),
         }
 
-    def going_on(self, config_file: Path) -> Job:
-        """Return the job of an unfinished run, whose config was kept in ``config_file``, with what may change of this one.
+    @property
+    def reads_only(self) -> bool:
+        """Whether nothing may be written to ``data.root``: a run folder that is resumed may be somebody else's, and names it."""
+        root, data = (OmegaConf.select(self.config, key) or "" for key in ("data.root", "paths.data"))
+        return self.resume is not None and not _real(root).is_relative_to(_real(data))
 
-        Raises UserError if more was to change.
+    def going_on(self, saved: dict[str, Any], file: Path) -> Job:
+        """Return the job of an unfinished run, whose config was kept as ``saved`` in ``file``, with what may change of this one.
+
+        Where it writes beside its folder is said by this one. Raises UserError if more was to change, or if ``saved`` is
+        no config of a run.
         """
-        saved = _modern(OmegaConf.load(config_file))
+        config = self._saved(saved, file)
         for override in self.overrides:
             key = override.partition("=")[0].lstrip("+~")
             if not below(key, RESUMABLE):
@@ -117,11 +128,42 @@ class Job:
                     f"start anew. What may change: {', '.join(k for k in RESUMABLE if k != 'resume')}"
                 )
             if key != "resume":
-                OmegaConf.update(saved, key, OmegaConf.select(self.config, key), merge=False, force_add=True)
+                OmegaConf.update(config, key, OmegaConf.select(self.config, key), merge=False, force_add=True)
         changes = [o for o in self.overrides if not below(o.partition("=")[0], PLACES)]
-        if changes and saved.search is not None:
+        if changes and config.search is not None:
             raise UserError(f"{self.resume} is a trial of a search, like its others: leave out {' '.join(changes)}")
-        return dataclasses.replace(self, config=saved, changes=changes)
+        return dataclasses.replace(self, config=config, changes=changes)
+
+    def _saved(self, saved: dict[str, Any], file: Path) -> DictConfig:
+        """Return ``saved`` with the places of this job in it; but for ``data.root``, which is only read."""
+        here: Any = OmegaConf.to_container(self.config)
+        groups = [key for key, value in here.items() if isinstance(value, dict) and key not in ("logger", "search")]
+        wrong = [key for key in here if key not in saved or (key in groups and not isinstance(saved[key], dict))]
+        if wrong:
+            raise UserError(f"{file} is damaged: it has no {', '.join(wrong)}")
+        left_out = [key for key in places({**saved, "paths": {}, "resume": None}) if key != "data.root"]
+        if "${paths.outputs}" in str(saved["logger"]) and saved["paths"] != here["paths"]:
+            left_out.append("paths.outputs")  # where its logger has written
+        if left_out:
+            log.warning("not taken from %s: %s; type what is wanted of it", file, ", ".join(left_out))
+        logger = here["logger"] if any(key.startswith("logger.") for key in left_out) else saved["logger"]
+        saved = {**saved, "paths": here["paths"], "resume": here["resume"], "logger": logger}
+        refuse_places({key: value for key, value in saved.items() if key not in ("paths", "resume", "data")}, file)
+        refuse_resolvers(saved, file)
+        try:
+            return _modern(saved)
+        except OmegaConfBaseException as error:
+            raise UserError(f"{file} is damaged: {error}") from error
+
+
+def _real(folder: str) -> Path:
+    return Path(folder).expanduser().resolve()
+
+
+def check_config(config: DictConfig) -> None:
+    """Raise UserError for keys that nothing reads, and for values that would bring the environment into files."""
+    refuse_unknown(config)
+    refuse_resolvers(OmegaConf.to_container(config), "what was typed")
 
 
 def refuse_unknown(config: DictConfig) -> None:
@@ -144,14 +186,17 @@ def refuse_unknown(config: DictConfig) -> None:
 @checked
 def _keys_of_no_group(
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)],
-    tags: Annotated[list[Any], Field(description="such as [baseline]")],
+    task_name: str | int | float | None,
+    tags: Annotated[list[str | int | float | bool | None], Field(description="such as [baseline]")],
     save_prefix: Annotated[str, Field(pattern=r"^[\w.-]+$", description="letters, digits, '_', '-' and '.'")],
+    search: dict[str, Any] | None,
 ) -> None:
     """Check the keys of train.yaml itself."""
 
 
 def _modern(config: Any) -> DictConfig:
     """Return ``config`` with today's names of what it builds."""
-    current = OmegaConf.create(modernised(OmegaConf.to_container(config)))
+    plain = OmegaConf.to_container(config) if OmegaConf.is_config(config) else config
+    current = OmegaConf.create(modernised(plain))
     OmegaConf.set_struct(current, True)
     return current

@@ -51,6 +51,8 @@ class Data:
     mean: float = 0.1307
     std: Positive = 0.3081
 
+    reads_only = False  # nothing may be downloaded to root, nor kept there
+
     def load(self) -> Splits:
         """Return the splits on the CPU. Raises UserError naming the file or value that is wrong."""
         root = Path(self.root).expanduser()
@@ -66,6 +68,10 @@ class Data:
         if self.name in ("sample", "kaggle") or all(p.exists() for p in SOURCES[self.name].paths(root)):
             return self.name, self.val_size
         try:
+            if self.reads_only:
+                raise UserError(
+                    "the folder of a resumed run is not downloaded to; name one that has it: data.root=FOLDER"
+                )
             download(self.name, root, self.download_timeout)
             return self.name, self.val_size
         except Exception as error:

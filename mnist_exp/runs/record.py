@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import errno
 import logging
+import os
 import platform
 import statistics
 import subprocess
@@ -178,8 +179,10 @@ def _git_sha() -> str | None:
     package = Path(__file__).parents[1]
     if not (package.parent / ".git").exists():
         return None
-    git = ["git", "-C", str(package)]
-    options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 10, "check": True}
+    git = ["git", "-C", str(package), "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null"]
+    # variables of git's own could name programs to run, or another repository
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 10, "check": True, "env": clean}
     try:
         sha = subprocess.run([*git, "rev-parse", "HEAD"], **options).stdout.strip()
         changed = subprocess.run([*git, "status", "--porcelain", "."], **options).stdout

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, read_write
 
+from mnist_exp.config.build import instantiated
 from mnist_exp.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,9 +42,7 @@ class Space:
         for name, distribution in self.dimensions.items():
             suggest(trial, name, distribution)
         if self.custom:
-            from hydra.utils import instantiate
-
-            instantiate({"_target_": self.custom, "_partial_": True})(config, trial)
+            instantiated(OmegaConf.create({"_target_": self.custom, "_partial_": True}))(config, trial)
         return dict(trial.params)
 
     def baseline(self, config: DictConfig) -> dict[str, Any]:
@@ -110,14 +109,12 @@ def build_sampler(config: DictConfig, space: Space, existing: int, shared: bool)
     A seeded one starts elsewhere for each number of ``existing`` trials, or it would propose its first points again;
     for ``shared`` studies it has no seed, since equal seeds of several sweepers would mean equal points.
     """
-    from hydra.utils import instantiate
-
     config = config.copy()
     # the grid's order is part of what is stored in the study, so there the seed stays
     if config.get("seed") is not None and not str(config.get("_target_")).endswith("GridSampler"):
         with read_write(config):
             config.seed = None if shared else config.seed + existing
-    sampler = instantiate(config, _execution_whitelist_=("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*"))
+    sampler = instantiated(config)
     if not isinstance(sampler, functools.partial):
         return sampler, None
     # the grid sampler wants to know the grid

@@ -19,7 +19,8 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
 from mnist_exp.config.build import build
-from mnist_exp.config.job import refuse_unknown
+from mnist_exp.config.job import check_config
+from mnist_exp.config.request import quoted
 from mnist_exp.console import without_password
 from mnist_exp.errors import RunFailed, RunLockedError, UserError, require
 from mnist_exp.runs.folder import VAL_METRICS, is_run
@@ -81,7 +82,7 @@ class StudySweeper(Sweeper):
         space = read_space(self.params, arguments, self.custom_search_space)
         self.fixed = space.fixed
         for point in space.some_points():  # what cannot be composed is told before the first trial
-            refuse_unknown(self._compose(0, point))
+            check_config(self._compose(0, point))
         search = Search(
             str(self.study_name),
             self.folder,
@@ -189,7 +190,7 @@ class StudySweeper(Sweeper):
         lines = [f"{key}={value}" for key, value in params.items()] + self.fixed
         named = {line.partition("=")[0] for line in lines}
         lines = [line for line in lines if line.partition("=")[0] not in places]
-        lines += [f"{key}='{value}'" for key, value in places.items()]
+        lines += [f"{key}={quoted(value)}" for key, value in places.items()]
         if "trainer.threads" not in named and (threads := self._threads_of_a_job()) is not None:
             lines.append(f"trainer.threads={threads}")
         return [*lines, f"search.trial={number}"]

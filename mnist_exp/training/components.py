@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import math
 import random
@@ -15,7 +16,7 @@ from torch import nn
 
 from mnist_exp.checked import check_arguments
 from mnist_exp.config.build import build, standing_at
-from mnist_exp.data.sets import CustomData
+from mnist_exp.data.sets import CustomData, Data
 from mnist_exp.data.splits import Splits
 from mnist_exp.errors import UserError, require
 from mnist_exp.parts.augment import Augment
@@ -24,6 +25,15 @@ from mnist_exp.parts.schedule import Schedule
 from mnist_exp.parts.trainer import Trainer
 
 log = logging.getLogger(__name__)
+# what tells a component of a group from others
+_KINDS = {
+    "data": ["load"],
+    "trainer": ["device", "epochs", "autocast"],
+    "augment": ["strong", "light", "mix"],
+    "schedule": ["lr", "phase", "restarted"],
+    "evaluate": ["probabilities", "shifts", "recompute_bn"],
+    "model": ["forward", "parameters", "state_dict"],
+}
 
 
 @dataclasses.dataclass
@@ -62,21 +72,24 @@ class Components:
         }
 
 
-def build_components(config: DictConfig, restart: bool = False, new: bool = False) -> Components:
+def build_components(
+    config: DictConfig, restart: bool = False, new: bool = False, reads_only: bool = False
+) -> Components:
     """Build the components of ``config`` on their device, the random weights from its seed.
 
     ``restart``: for the ``schedule.extra_epochs`` of a run that was finished, from ``schedule.resume_lr`` on. ``new``: a
-    run that was not begun before, whose data must take its augment. Raises UserError naming the key or file that is wrong.
+    run that was not begun before, whose data must take its augment. ``reads_only``: nothing is written to ``data.root``.
+    Raises UserError naming the key or file that is wrong.
     """
     random.seed(config.seed)
     np.random.seed(config.seed)
     torch.manual_seed(config.seed)
-    dataset = build(config, "data")  # first, since others refer to its values; read last
-    trainer = build(config, "trainer")
-    augment = build(config, "augment")
-    schedule = build(config, "schedule")
-    evaluator = build(config, "evaluate")
-    model = build(config, "model").to(trainer.device)
+    dataset = _part(config, "data")  # first, since others refer to its values; read last
+    trainer = _part(config, "trainer")
+    augment = _part(config, "augment")
+    schedule = _part(config, "schedule")
+    evaluator = _part(config, "evaluate")
+    model = _part(config, "model").to(trainer.device)
     if restart:
         with standing_at("schedule"):
             schedule = schedule.restarted()
@@ -89,6 +102,8 @@ def build_components(config: DictConfig, restart: bool = False, new: bool = Fals
     with standing_at("data"):
         if new and isinstance(dataset, CustomData):
             dataset.check(augment.transforms() if isinstance(augment, Augment) else ["augment"])
+        if isinstance(dataset, Data):
+            dataset.reads_only = reads_only
         splits = dataset.load()
     classes = len(splits.classes)
     allowed = f"at least {classes}, the classes of {splits.name}"
@@ -113,14 +128,26 @@ def load_weights(model: nn.Module, weights: dict[str, Any], origin: Any) -> None
         raise UserError(f"the weights of {origin} do not fit this model: {reason}") from error
 
 
+def _part(config: DictConfig, group: str) -> Any:
+    """Return the component of a group. Raises UserError if it is of another kind than the group's."""
+    part, names = build(config, group), _KINDS[group]
+    fits = all(hasattr(part, name) for name in names)
+    found = config[group].get("_target_") if OmegaConf.is_dict(config[group]) else config[group]
+    require(fits, f"{group}._target_", found, f"a component of this group, which has {', '.join(names)}")
+    return part
+
+
 def _optimizer(config: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
     make = build(config, "optimizer")
+    require(isinstance(make, functools.partial), "optimizer._partial_", config.optimizer.get("_partial_"), "true")
     with standing_at("optimizer"):
         check_arguments(getattr(make, "func", make), getattr(make, "keywords", {}))  # torch's own check little
         try:
             optimizer: torch.optim.Optimizer = make(model.parameters())
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, AttributeError) as error:
             raise UserError(f"optimizer cannot be built: {error}") from error
+        ok = isinstance(optimizer, torch.optim.Optimizer)
+        require(ok, "_target_", config.optimizer._target_, "an optimizer")
         lr = optimizer.param_groups[0]["lr"]
         require(math.isfinite(lr), "lr", lr, "a finite number")
         return optimizer

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from omegaconf.errors import OmegaConfBaseException
+
 from mnist_exp.config.job import Job
 from mnist_exp.config.recipe import flatten
-from mnist_exp.errors import require
+from mnist_exp.errors import UserError, require
 from mnist_exp.parts.trainer import threads_kept
 from mnist_exp.runs.folder import RunFolder, refuse_existing
 from mnist_exp.runs.record import begin, every_ending
@@ -34,7 +36,7 @@ def run(
     """
     job, begun, parent = _origin(job, begun)
     with terminate_as_interrupt():
-        parts = build_components(job.config, restart=parent is not None, new=begun is None)
+        parts = _parts(job, begun, parent)
         if parent is not None and begun is None:
             _start_from(parent, parts)
         # a run that was begun before goes on by the rule of its time
@@ -78,13 +80,23 @@ def _origin(job: Job, begun: RunFolder | None) -> tuple[Job, RunFolder | None, P
         if named.finished:
             parent = named.path
         else:
-            job, begun = job.going_on(named.hydra_config), named
+            job, begun = job.going_on(named.config(), named.hydra_config), named
     if begun is None:  # a mistake is told before anything is written
         refuse_existing(job.folder)
         job.check()
     elif begun.info.get("warm_start") is not None:
         parent = Path(begun.info["warm_start"])
     return job, begun, parent
+
+
+def _parts(job: Job, begun: RunFolder | None, parent: Path | None) -> Components:
+    """Build the components; an error of the config of a run folder names its file."""
+    try:
+        return build_components(job.config, parent is not None, begun is None, job.reads_only)
+    except (UserError, OmegaConfBaseException) as error:
+        if begun is None or job.resume is None:
+            raise
+        raise UserError(f"{begun.hydra_config}: {error}") from error
 
 
 def _start_from(parent: Path, parts: Components) -> None:

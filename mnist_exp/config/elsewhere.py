@@ -1,0 +1,130 @@
+"""What a config from elsewhere may say: what to compute; not where, and no more of Hydra's settings than a search.
+
+A folder of configs (``--config-dir``) and a run folder (``resume=``) may be somebody else's. What their values build is
+restricted in ``config.build``. Here it is seen to that they name no place to write or to send to, that no variable of
+the environment lands in a file, and that reading them ends.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra.plugins.config_source import ConfigResult
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mnist_exp.config.recipe import below, flatten
+from mnist_exp.errors import UserError
+
+# keys that say where a run writes, what it goes on with, and how Hydra starts it; with all below them
+_PLACES = ("paths", "data.root", "resume", "hydra")
+_SEARCH = ("study_name", "direction", "max_failure_rate", "n_trials", "n_jobs", "sampler", "params")
+_SEARCHED = tuple(f"hydra.sweeper.{key}" for key in _SEARCH)
+# values of such keys that lead nowhere else than those of the command line, as conf/ has them
+_USUAL = re.compile(r"\$\{paths\.data\}(/\w[\w.-]*)*|sqlite:///\$\{paths\.outputs\}/mlflow\.db")
+# what may be resolved: references between keys, and the one variable of conf/paths
+_REFERENCE = re.compile(r"\$\{\.*[A-Za-z_][\w.\[\]-]*\}")
+RESOLVED = "${oc.env:MNIST_EXP_DATA,'~/.cache/mnist_exp'}"
+_SIZE, _DEPTH = 1_000_000, 50  # bytes and levels of a file of configs
+
+
+class Elsewhere(FileConfigSource):
+    """Files below ``--config-dir``. Hydra asks for each that it composes; a UserError names the one that says too much."""
+
+    @staticmethod
+    def scheme() -> str:
+        return "elsewhere"
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        file = Path(self.path, self._normalize_file_name(config_path))
+        try:
+            _refuse_bomb(file)
+            found = super().load_config(config_path)
+            tree: Any = OmegaConf.to_container(found.config)
+        except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+            raise UserError(f"{file} cannot be read: {error}") from error
+        if not isinstance(tree, dict):
+            raise UserError(f"{file} must hold keys and values")
+        if found.header["package"] not in (None, "_global_"):
+            raise UserError(f"{file}: its package must be _global_, or left out, which is that of its folder")
+        _refuse_choices(tree.get("defaults"), file)
+        for group in reversed(Path(config_path).parts[:-1]):
+            tree = {group: tree}
+        refuse_places(tree, file)
+        refuse_resolvers(tree, file)
+        return found
+
+
+_ASK = "where things are written, and how Hydra starts a run, is said on the command line"
+
+
+def refuse_places(tree: Mapping[str, Any], file: Path) -> None:
+    """Raise UserError if a config of others, from ``file``, says where things are written or how Hydra starts a run."""
+    for key in places(tree):
+        raise UserError(f"{file}: {key} is not taken from there; {_ASK}")
+
+
+def places(tree: Mapping[str, Any]) -> list[str]:
+    """Return the keys of a config that say where things are written, but for values that are as in conf/."""
+    found = flatten(tree)
+    return [key for key, value in found.items() if _says_where(key) and not _USUAL.fullmatch(str(value))]
+
+
+def _says_where(key: str) -> bool:
+    """Whether a dotted key says where. A group of a group may stand for that of the root, so any end of it counts."""
+    parts = [part.lstrip("+~") for part in key.split(".")]
+    ends = [".".join(parts[start:]) for start in range(len(parts))]
+    return parts[-1] == "tracking_uri" or any(below(end, _PLACES) and not below(end, _SEARCHED) for end in ends)
+
+
+def refuse_resolvers(tree: Any, origin: str | Path) -> None:
+    """Raise UserError if a value of a config, from ``origin``, is more than a reference to another key.
+
+    ``${oc.env:TOKEN}`` would be resolved into the files of the run.
+    """
+    for key, text in _texts(tree):
+        if "${" in _REFERENCE.sub("", text.replace(RESOLVED, "")):
+            raise UserError(
+                f"{origin}: {key} is {text}; only references to other keys, as ${{data.mean}}, are resolved, since what "
+                "comes of others lands in the files of a run. On the command line let the shell put its value there"
+            )
+
+
+def _refuse_choices(defaults: Any, file: Path) -> None:
+    """Raise UserError if the defaults list of a config of others puts a group elsewhere, or chooses where and how."""
+    for choice in defaults if isinstance(defaults, list) else []:
+        name = choice if isinstance(choice, str) else str(next(iter(choice or [""])))
+        group = re.sub(r"^(?:(?:optional|override) +)*/?", "", name).replace("/", ".")
+        if "@" in group or (_says_where(group) and group not in ("hydra.sweeper", "hydra.sweeper.sampler")):
+            raise UserError(f"{file}: its defaults may not choose {name}; {_ASK}")
+
+
+def _texts(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield (key, text) of all texts in nested mappings and lists, their keys included."""
+    if isinstance(node, Mapping):
+        for name, child in node.items():
+            yield key or str(name), str(name)
+            yield from _texts(child, f"{key}.{name}".lstrip("."))
+    elif isinstance(node, list):
+        for child in node:
+            yield from _texts(child, key)
+    elif isinstance(node, str):
+        yield key, node
+
+
+def _refuse_bomb(file: Path) -> None:
+    """Raise ValueError if a YAML file is so large, deep or manifold that reading it would not end soon."""
+    if file.stat().st_size > _SIZE:
+        raise ValueError(f"it has more than {_SIZE:,} bytes")
+    depth = 0
+    for event in yaml.parse(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("it has YAML aliases (*name); refer to keys, as ${data.mean}")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEPTH:
+            raise ValueError(f"it has more than {_DEPTH} levels")
