@@ -58,6 +58,7 @@ class Row:
     recipe: str | None
 
 
+DOTTED = re.compile(r"(?<![\w.`])[A-Za-z_]\w*(?:\.\w+)+(?![\w.`])")  # a key as it is written in a filter
 FACTS = (*(field.name for field in dataclasses.fields(Row)), "test_low", "test_high", "test_95")
 
 
@@ -190,14 +191,14 @@ def select(
     Dotted keys may be written bare: ``val_acc > 99.5 and optimizer.lr < 0.02``. Raises UserError naming the columns.
     """
     if filter is not None:
-        dotted = sorted((c for c in runs.columns if "." in c), key=len, reverse=True)
-        query = filter
-        if dotted:
-            pattern = "|".join(re.escape(c) for c in dotted)
-            query = re.sub(rf"(?<![\w.`])({pattern})(?![\w.`])", r"`\1`", filter)
+        columns = [
+            c for c in runs.columns if c in filter
+        ]  # what else a stranger's run brings is no business of pandas'
+        query = DOTTED.sub(lambda match: f"`{match[0]}`" if match[0] in columns else match[0], filter)
         try:
             named = re.search(r"\b(null|deleted)\b", filter)  # as text, which they are in the table
-            runs = runs.loc[(runs if named else _numbers(runs)).query(query, engine="python").index]
+            asked = (runs if named else _numbers(runs))[columns]
+            runs = runs.loc[asked.query(query, engine="python", local_dict={}, global_dict={}).index]
         except Exception as error:
             raise UserError(f"--filter {filter!r} does not work: {error}\nColumns: {_columns(runs)}") from error
     if last is not None:

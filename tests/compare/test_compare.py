@@ -272,12 +272,17 @@ def test_watching_refreshes_until_interrupted(runs, place):
     assert process.returncode == 130
 
 
+def page_data(text: str) -> dict:
+    """What a page is drawn from."""
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text)[1])
+
+
 def test_the_page_needs_nothing_from_elsewhere(command, runs):
     assert command("compare", "--html", "page.html").status == 0
     text = Path("page.html").read_text()
     assert not re.search(r"<(script|link|img|iframe)[^>]+(src|href)=", text.replace("data:image", ""))
     assert set(re.findall(r"https?://[\w./]+", text)) <= {"http://www.w3.org/2000/svg"}
-    data = json.loads(re.search(r"const page = (\{.*\});\n", text)[1])
+    data = page_data(text)
     assert len(data["runs"]) == 6
     assert data["scored"] == 4
     assert data["wall"][0]["said"]
@@ -290,7 +295,7 @@ def test_the_page_answers_what_was_asked(command, runs):
     def answer(*arguments: str) -> dict | None:
         done = command("compare", *arguments, "--html", "page.html", "--csv", "answer.csv")
         assert done.status == 0, done.err
-        found = json.loads(re.search(r"const page = (\{.*\});\n", Path("page.html").read_text())[1])["answer"]
+        found = page_data(Path("page.html").read_text())["answer"]
         assert found is None or found["title"] in done.out
         return found
 
