@@ -19,6 +19,8 @@ def write_output(name: str, content: bytes) -> None:
     """
     try:
         if name == "-":
+            if sys.stdout is None:
+                raise OSError(None, "standard output is closed")
             sys.stdout.buffer.write(content)
             sys.stdout.buffer.flush()
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -109,6 +110,13 @@ def _picture(name: str) -> str:
     return "png" if name == "-" else ending if ending in _PICTURES else ""
 
 
+def _is_folder(name: str) -> bool:
+    try:
+        return bool(name) and Path(name).is_dir()
+    except OSError:  # what is wrong with it will be seen where it is used
+        return False
+
+
 def _check(options: argparse.Namespace) -> None:
     """Refuse what cannot be, before anything is read."""
     from mnist_exp.errors import require
@@ -117,13 +125,13 @@ def _check(options: argparse.Namespace) -> None:
     seconds = options.watch
     require(seconds is None or 0 < seconds <= _DAY, "--watch", seconds, f"a number of seconds above 0, at most {_DAY}")
     for folder in options.folders:
-        if not Path(folder).is_dir() or not folder:
-            kind = "is no folder" if folder and Path(folder).exists() else "does not exist"
+        if not _is_folder(folder):
+            kind = "is no folder" if os.path.lexists(folder) else "does not exist"
             raise UserError(f"{folder or repr(folder)} {kind}; name a folder of runs, such as outputs/runs")
     files = _files(options)
     for kind, name in files.items():
-        folder = not name or name.endswith("/") or Path(name).is_dir()
-        require(not folder, f"--{kind}", name or repr(name), "a file, or - to print it")
+        fine = name and not name.endswith("/") and not _is_folder(name)
+        require(bool(fine), f"--{kind}", name or repr(name), "a file, or - to print it")
     if len({Path(name).absolute() for name in files.values()}) < len(files):
         raise UserError(f"two of {', '.join(f'--{kind} {name}' for kind, name in files.items())} are one file")
     ending = options.plot is None or _picture(options.plot)
@@ -227,11 +235,11 @@ def _contents(
     runs: pd.DataFrame, title: str, answer: pd.DataFrame | None, options: argparse.Namespace
 ) -> dict[str, bytes]:
     """Return {kind: content} of the files that are asked for; CSV and JSON hold the answer, if any, the page both."""
-    result, contents = runs if answer is None else answer, {}
+    result, contents = (runs if answer is None else answer).map(_utf8).rename(columns=_utf8), {}
     if options.csv is not None:
-        contents["csv"] = result.to_csv(index=False).encode(errors="backslashreplace")
+        contents["csv"] = result.to_csv(index=False).encode()
     if options.json is not None:
-        contents["json"] = result.to_json(orient="records", indent=1).encode(errors="backslashreplace")
+        contents["json"] = result.to_json(orient="records", indent=1).encode()
     if options.html is not None:
         from mnist_exp.compare.page import html_page
         from mnist_exp.console import cell
@@ -245,3 +253,8 @@ def _contents(
         histories = {run["name"]: RunFolder(Path(run["path"]), {}).history() for _, run in runs.iterrows()}
         contents["plot"] = plot_runs(histories, _picture(options.plot))
     return contents
+
+
+def _utf8(value: Any) -> Any:
+    """Return text that can be written: the name of a folder may be any bytes."""
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value

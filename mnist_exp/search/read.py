@@ -8,6 +8,7 @@ import shlex
 import shutil
 import sqlite3
 import tempfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -77,16 +78,24 @@ def load_study(folder: Path, storage: str | None = None) -> optuna.Study:
             opened = open_storage("sqlite://", creator=lambda: copy)
         else:
             opened = open_storage(storage, skip_table_creation=True)
-        names = optuna.get_all_study_names(opened)
-        name = next((n for n in (said.get("study_name"), folder.absolute().name) if n in names), None)
-        if name is None and (storage is not None or len(names) != 1):
-            raise ValueError(f"it holds no study {said.get('study_name', folder.name)}")
-        study = optuna.load_study(study_name=name, storage=opened)
-        _check(study)
+        with warnings.catch_warnings(action="ignore"):
+            study = _study(opened, said.get("study_name"), folder.absolute().name, alone=storage is None)
+            _check(study)
     except Exception as error:  # whatever a stranger's file makes of two libraries
         where = file if storage is None else without_password(storage)
         raise UserError(f"{where} is not to be read as the study of a search: {_reason(error)}") from error
     return study
+
+
+def _study(storage: Any, said: Any, usual: str, alone: bool) -> optuna.Study:
+    """Return the study of ``storage`` that has the name that the trials have ``said``, or the ``usual`` one; or the only one."""
+    import optuna
+
+    names = optuna.get_all_study_names(storage)
+    found = next((name for name in (said, usual, *(names if alone and len(names) == 1 else ())) if name in names), None)
+    if found is None:
+        raise ValueError(f"it holds no study {said or usual}")
+    return optuna.load_study(study_name=found, storage=storage)
 
 
 def is_study(folder: Path) -> bool:

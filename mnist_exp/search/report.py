@@ -52,7 +52,7 @@ def _metric(study: optuna.Study) -> str:
 def _root(folder: Path, best: Any) -> str:
     """Return the override that names where the data of the trial ``best`` were, unless that is where they always are."""
     root = RunFolder(folder / f"trial-{best.number}", {}).composed("data.root")
-    if not isinstance(root, str) or _absolute(root) == _absolute(compose().data.root):
+    if not isinstance(root, str) or "${" in root or _absolute(root) == _absolute(compose().data.root):
         return ""
     return f" {shlex.quote(f'data.root={root}')}"
 
