@@ -19,9 +19,11 @@ class ConsoleHandler(logging.Handler):
     """Log to the terminal above a running progress bar; bare messages, never wrapped."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        from rich.text import Text
+
         try:
             style = {logging.WARNING: "yellow", logging.ERROR: "red"}.get(record.levelno, "")
-            rich.get_console().print(self.format(record), style=style, markup=False, highlight=False, soft_wrap=True)
+            rich.get_console().print(Text(shown(self.format(record), keep="\n"), style), soft_wrap=True)
         except Exception:
             self.handleError(record)
 
@@ -33,15 +35,34 @@ def clock(seconds: float) -> str:
 
 def without_password(text: str) -> str:
     """Return ``text`` with the password taken out of every URL in it."""
-    return re.sub(r"(\w://[^:/@\s]*):[^@/\s]*@", r"\1@", text)
+    text = re.sub(r"(\w://[^:/@\s]*):[^@\s]*@", r"\1@", text)
+    return re.sub(r"(password=)[^&\s'\"]+", r"\1***", text)
 
 
-def console() -> Console:
+def shown(text: str, keep: str = "") -> str:
+    """Return ``text`` with an escape, as Python writes it, in place of each character that is not to be seen.
+
+    A name of a stranger may hold some that steer the terminal, turn the direction of writing, or begin another line.
+    ``keep``: those that stay.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
+
+
+def console(stderr: bool = False) -> Console:
     """Return a console that cuts nothing where a program reads."""
     from rich.console import Console
 
-    terminal = Console()
-    return terminal if terminal.is_terminal else Console(width=10_000)
+    terminal = Console(stderr=stderr)
+    return terminal if terminal.is_terminal else Console(stderr=stderr, width=10_000)
+
+
+def say(screen: Console, line: str, style: str = "") -> None:
+    """Print a line as it is, whatever is in it: no markup, no wrapping."""
+    from rich.text import Text
+
+    screen.print(Text(shown(line), style), soft_wrap=True)
 
 
 def table(rows: pd.DataFrame, columns: Sequence[str], title: str) -> Any:
@@ -50,18 +71,18 @@ def table(rows: pd.DataFrame, columns: Sequence[str], title: str) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(box=None, header_style="bold", pad_edge=False)
+    grid = Table(box=None, header_style="bold", pad_edge=False)
     kept = [c for c in columns if c == "name" or any(cell(c, v) for v in rows[c])]
     for column in kept:
         numeric = rows[column].dtype.kind in "if"
-        shown.add_column(column, justify="right" if numeric else "left", no_wrap=True)
+        grid.add_column(Text(shown(column)), justify="right" if numeric else "left", no_wrap=True)
     for _, row in rows.iterrows():
-        shown.add_row(*(cell(column, row[column]) for column in kept))
-    return Group(Text(title), shown)
+        grid.add_row(*(Text(cell(column, row[column])) for column in kept))
+    return Group(Text(shown(title)), grid)
 
 
 def cell(column: str, value: Any) -> str:
-    """Return a value as a table shows it."""
+    """Return a value as a table shows it, in one line."""
     if value is None or value != value:
         return ""
     if isinstance(value, float):
@@ -72,4 +93,4 @@ def cell(column: str, value: Any) -> str:
         if column == "images_per_s":
             return f"{value:,.0f}"
         return f"{value:.0f}" if value.is_integer() and abs(value) < 1e9 else f"{value:.3g}"
-    return str(value)
+    return shown(str(value))

@@ -20,7 +20,8 @@ import torch
 
 from mnist_exp import compose
 from mnist_exp.runs.folder import RunFolder
-from mnist_exp.search.store import best_trial, load_study
+from mnist_exp.search.read import load_study
+from mnist_exp.search.store import best_trial
 from mnist_exp.training.checkpoints import Checkpoints
 from mnist_exp.training.components import build_components
 from mnist_exp.training.loop import Loop

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import re
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,32 +28,28 @@ SHOWN = (
     "dataset",
     "seed",
 )
+_KINDS = ("csv", "json", "html", "plot")  # of files, each an option
+_PICTURES = ("png", "pdf", "svg")
+_DAY = 86_400  # seconds
 Tell = Callable[[str], None]
 
 
 def compare(arguments: list[str]) -> None:
     """Carry out the command."""
     options = _parser().parse_args(arguments)
-    if options.watch is not None and options.watch <= 0:
-        raise UserError(f"--watch is {options.watch}; it must be a number of seconds above 0")
-    if options.last is not None and options.last < 1:
-        raise UserError(f"--last is {options.last}; it must be at least 1")
-    alone = not any(value is not None for name, value in vars(options).items() if name != "folders")
-    if len(options.folders) == 1 and alone:
-        from mnist_exp.search.store import is_study
+    _check(options)
+    if _of_a_search(options):
+        return
+    from mnist_exp.console import console, say, table
+    from mnist_exp.files import write_output
 
-        if is_study(Path(options.folders[0])):
-            from mnist_exp.search.report import report_study
-
-            return report_study(Path(options.folders[0]))
-    from mnist_exp.console import console
-
-    screen, told = console(), set()
+    # where a file goes to standard output, nothing else does
+    screen, told = console(stderr="-" in _files(options).values()), set()
 
     def tell(line: str) -> None:
         if line not in told:
             told.add(line)
-            screen.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+            say(screen, line, "yellow")
 
     if options.watch is not None:
         _watch(options, screen, tell)
@@ -61,14 +57,13 @@ def compare(arguments: list[str]) -> None:
     title, answer = _answer(runs, options, tell)
     screen.print(_overview(runs, options))
     if answer is not None:
-        from mnist_exp.console import table
-
         screen.print()
         screen.print(table(answer, list(answer.columns), title) if len(answer) else "nothing to compare with")
-    _write(runs, title, answer, options, tell)
-    for file in filter(None, (options.csv, options.json, options.html, options.plot)):
-        screen.print(f"written  {file}", highlight=False, soft_wrap=True)
-    return None
+    contents = _contents(runs, title, answer, options, tell)
+    for kind, name in _files(options).items():
+        write_output(name, contents[kind])
+        if name != "-":
+            say(screen, f"written  {name}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,20 +86,86 @@ def _parser() -> argparse.ArgumentParser:
     add("--baseline", metavar="RUN", help="difference of each other run to this one, and its significance")
     for kind in ("csv", "json", "html"):
         add(f"--{kind}", metavar="FILE", help=f"write {kind.upper()}")
-    add("--plot", metavar="FILE", help="write the learning curves over each other, as PNG")
+    add("--plot", metavar="FILE", help="write the learning curves over each other, as PNG, PDF or SVG")
     add("--watch", type=float, nargs="?", const=2.0, metavar="SECONDS", help="refresh while runs go on, until Ctrl-C")
+    add("--storage", metavar="URL", help="of a search whose study is in PostgreSQL; no database is opened else")
     return parser
 
 
 def _commas(text: str) -> list[str]:
-    return [part for part in text.split(",") if part]
+    parts = [part for part in text.split(",") if part]
+    if not parts:
+        raise argparse.ArgumentTypeError(f"{text!r} names none")
+    return parts
+
+
+def _files(options: argparse.Namespace) -> dict[str, str]:
+    """Return {kind: name} of the files that are asked for; "-" is standard output."""
+    return {kind: name for kind in _KINDS if (name := getattr(options, kind)) is not None}
+
+
+def _picture(name: str) -> str:
+    """Return the kind of picture that ``name`` asks for; "" for one that is not known."""
+    ending = Path(name).suffix.lower()[1:]
+    return "png" if name == "-" else ending if ending in _PICTURES else ""
+
+
+def _is_folder(name: str) -> bool:
+    try:
+        return bool(name) and Path(name).is_dir()
+    except OSError:  # what is wrong with it will be seen where it is used
+        return False
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse what cannot be, before anything is read."""
+    from mnist_exp.errors import require
+
+    require(options.last is None or options.last >= 1, "--last", options.last, "at least 1")
+    seconds = options.watch
+    require(seconds is None or 0 < seconds <= _DAY, "--watch", seconds, f"a number of seconds above 0, at most {_DAY}")
+    for folder in options.folders:
+        if not _is_folder(folder):
+            kind = "is no folder" if os.path.lexists(folder) else "does not exist"
+            raise UserError(f"{folder or repr(folder)} {kind}; name a folder of runs, such as outputs/runs")
+    files = _files(options)
+    for kind, name in files.items():
+        fine = name and not name.endswith("/") and not _is_folder(name)
+        require(bool(fine), f"--{kind}", name or repr(name), "a file, or - to print it")
+    if len({Path(name).absolute() for name in files.values()}) < len(files):
+        raise UserError(f"two of {', '.join(f'--{kind} {name}' for kind, name in files.items())} are one file")
+    ending = options.plot is None or _picture(options.plot)
+    require(bool(ending), "--plot", options.plot, f"the name of a picture, ending in {', '.join(_PICTURES)}")
+    asked = {name for name, value in vars(options).items() if value is not None and name != "folders"}
+    if options.watch is not None and asked & {*_KINDS, "baseline", "group_by"}:
+        raise UserError("--watch shows a table of runs until Ctrl-C; it writes no file and answers no question")
+    if options.storage is not None and (len(options.folders) != 1 or asked != {"storage"}):
+        raise UserError("--storage is for the report of one search: compare outputs/sweeps/STUDY --storage URL")
+
+
+def _of_a_search(options: argparse.Namespace) -> bool:
+    """Report on a search, if that is what is asked for; return whether it is."""
+    if len(options.folders) != 1 or any(
+        v is not None for k, v in vars(options).items() if k not in ("folders", "storage")
+    ):
+        return False
+    from mnist_exp.search.read import is_study
+
+    folder = Path(options.folders[0])
+    if options.storage is None and not is_study(folder):
+        return False
+    from mnist_exp.search.read import load_study
+    from mnist_exp.search.report import report_study
+
+    report_study(folder, load_study(folder, options.storage))
+    return True
 
 
 def _loaded(options: argparse.Namespace, tell: Tell) -> tuple[int, pd.DataFrame]:
     """Return how many runs there are, and those that are asked for."""
-    from mnist_exp.compare.table import load_runs, select
+    from mnist_exp.compare.table import DOTTED, load_runs, select
 
-    asked = re.findall(r"[A-Za-z_]\w*(?:\.\w+)+", options.filter or "")
+    asked = DOTTED.findall(options.filter or "")
     asked += [options.sort] if options.sort else []
     runs = load_runs(*options.folders, keys=[*asked, *(options.columns or ()), *(options.group_by or ())], tell=tell)
     return len(runs), select(runs, options.filter, options.sort, options.last) if len(runs) else runs
@@ -170,26 +231,31 @@ def _answer(runs: pd.DataFrame, options: argparse.Namespace, tell: Tell) -> tupl
     return title, judge.against_group(runs, options.baseline, options.group_by, tell)
 
 
-def _write(
+def _contents(
     runs: pd.DataFrame, title: str, answer: pd.DataFrame | None, options: argparse.Namespace, tell: Tell
-) -> None:
-    """Write the files that are asked for; CSV and JSON hold the answer, if there is a question, the page both."""
-    for file in filter(None, (options.csv, options.json, options.html, options.plot)):
-        Path(file).parent.mkdir(parents=True, exist_ok=True)
-    result = runs if answer is None else answer
-    if options.csv:
-        result.to_csv(options.csv, index=False)
-    if options.json:
-        result.to_json(options.json, orient="records", indent=1)
-    if options.html:
-        from mnist_exp.compare.page import write_html
+) -> dict[str, bytes]:
+    """Return {kind: content} of the files that are asked for; CSV and JSON hold the answer, if any, the page both."""
+    result, contents = (runs if answer is None else answer).map(_utf8).rename(columns=_utf8), {}
+    if options.csv is not None:
+        contents["csv"] = result.to_csv(index=False).encode()
+    if options.json is not None:
+        contents["json"] = result.to_json(orient="records", indent=1).encode()
+    if options.html is not None:
+        from mnist_exp.compare.page import html_page
         from mnist_exp.console import cell
 
-        shown = [c for c in _columns(runs, options) if any(cell(c, v) for v in runs[c])]
-        write_html(runs, shown, Path(options.html), title, answer, tell)
-    if options.plot:
+        columns = [c for c in _columns(runs, options) if any(cell(c, v) for v in runs[c])]
+        contents["html"] = html_page(runs, columns, title, answer, tell)
+    if options.plot is not None:
         from mnist_exp.compare.table import histories
         from mnist_exp.runs.pictures import plot_runs
 
         rows = histories(runs, tell)
-        plot_runs({run["name"]: rows[run["path"]] for _, run in runs.iterrows()}, Path(options.plot))
+        curves = {run["name"]: rows[run["path"]] for _, run in runs.iterrows()}
+        contents["plot"] = plot_runs(curves, _picture(options.plot))
+    return contents
+
+
+def _utf8(value: Any) -> Any:
+    """Return text that can be written: the name of a folder may be any bytes."""
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value

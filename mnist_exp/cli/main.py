@@ -90,7 +90,9 @@ def dispatch(arguments: list[str]) -> None:
 
 
 def _tell(message: str, status: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    from mnist_exp.console import shown, without_password
+
+    print(f"error: {shown(without_password(message), keep=chr(10))}", file=sys.stderr)
     return status
 
 

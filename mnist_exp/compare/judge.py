@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,7 +154,7 @@ def described(runs: pd.DataFrame, run: Any, keys: Sequence[str] | None) -> str:
 
 def one(runs: pd.DataFrame, name: str) -> Any:
     """Return the run that ``name`` names: its folder, its name, or the one whose path ends with it."""
-    path, end = str(Path(name).resolve()), f"/{name.strip('/')}"
+    path, end = os.path.realpath(name), f"/{name.strip('/')}"
     for found in (runs[(runs["path"] == path) | (runs["name"] == name)], runs[runs["path"].str.endswith(end)]):
         if len(found) == 1:
             return found.iloc[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -14,9 +15,8 @@ import numpy as np
 
 from mnist_exp.compare.table import differing, histories
 from mnist_exp.config.recipe import flatten
-from mnist_exp.console import cell
+from mnist_exp.console import cell, shown
 from mnist_exp.errors import UserError
-from mnist_exp.files import atomic_write
 from mnist_exp.runs.folder import RunFolder
 from mnist_exp.runs.pictures import class_name, confusion
 
@@ -29,10 +29,8 @@ _TESTED, _CLASSES = 500_000, 2000  # images of a test set; classes twice, those 
 Tell = Callable[[str], None]
 
 
-def write_html(
-    runs: pd.DataFrame, columns: list[str], path: Path, title: str, answer: pd.DataFrame | None, tell: Tell
-) -> None:
-    """Write the page about ``runs`` (of compare.load_runs) with a table of ``columns`` to ``path``.
+def html_page(runs: pd.DataFrame, columns: list[str], title: str, answer: pd.DataFrame | None, tell: Tell) -> bytes:
+    """Return the page about ``runs`` (of compare.load_runs) with a table of ``columns``.
 
     ``answer``: the table that answers a question, under its ``title``; None if none was asked. ``tell`` is called with a
     line for each file of a run that cannot be read, and which the page is without.
@@ -42,7 +40,7 @@ def write_html(
         folder = RunFolder(Path(run["path"]), {"prefix": ""})
         records.append(
             {
-                "name": run["name"],
+                "name": shown(run["name"]),
                 "cells": [cell(c, run[c]) for c in columns],
                 "values": [_plain(run[c]) for c in columns],
                 "scores": {key: _plain(run[key]) for key in ("val_acc", "test_acc", "val_loss")},
@@ -64,31 +62,41 @@ def write_html(
         **_mistakes(runs, tell),
     }
     template = (resources.files("mnist_exp.compare") / "page.html").read_text()
-    data = json.dumps(page, separators=(",", ":")).replace("</", "<\\/")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, template.replace("__DATA__", data).encode())
+    return template.replace("__DATA__", _data(page)).encode()
+
+
+def _data(page: dict[str, Any]) -> str:
+    """Return JSON that no HTML parser takes for anything but text, whatever names are in it."""
+    text = json.dumps(page, separators=(",", ":"), allow_nan=False)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
 
 
 def _table(rows: pd.DataFrame, title: str) -> dict[str, Any]:
     """Return a table as the terminal shows it: columns that are empty left out."""
-    shown = [c for c in rows.columns if any(cell(c, v) for v in rows[c])]
-    numeric = [rows[c].dtype.kind in "if" for c in shown]
-    cells = [[cell(c, row[c]) for c in shown] for _, row in rows.iterrows()]
-    return {"title": title, "columns": shown, "numeric": numeric, "rows": cells}
+    kept = [c for c in rows.columns if any(cell(c, v) for v in rows[c])]
+    numeric = [rows[c].dtype.kind in "if" for c in kept]
+    cells = [[cell(c, row[c]) for c in kept] for _, row in rows.iterrows()]
+    return {"title": shown(title), "columns": kept, "numeric": numeric, "rows": cells}
 
 
 def _plain(value: Any) -> Any:
-    """Return a value that JSON knows: NaN as null, numpy scalars as Python's."""
+    """Return a value that JSON knows: numpy scalars as Python's, null for a number that is not finite."""
     if hasattr(value, "item"):
         value = value.item()
-    return None if value is None or value != value else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _curve(rows: list[dict[str, Any]]) -> list[list[float | None]]:
     """Return [epoch, train loss, train accuracy, val loss, val accuracy] of at most so many of ``rows``."""
     kept = sorted({round(i) for i in np.linspace(0, len(rows) - 1, min(len(rows), _POINTS))}) if rows else []
     keys = ("train_loss", "train_acc", "val_loss", "val_acc")
-    return [[rows[i]["epoch"], *(None if rows[i][k] is None else round(rows[i][k], 5) for k in keys)] for i in kept]
+    finite = [[_plain(rows[i][k]) for k in keys] for i in kept]
+    return [
+        [rows[i]["epoch"], *(None if v is None else round(v, 5) for v in row)]
+        for i, row in zip(kept, finite, strict=True)
+    ]
 
 
 def _mistakes(runs: pd.DataFrame, tell: Tell) -> dict[str, Any]:

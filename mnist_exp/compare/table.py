@@ -59,6 +59,7 @@ class Row:
     recipe: str | None
 
 
+DOTTED = re.compile(r"(?<![\w.`])[A-Za-z_]\w*(?:\.\w+)+(?![\w.`])")  # a key as it is written in a filter
 FACTS = (*(field.name for field in dataclasses.fields(Row)), "test_low", "test_high", "test_95")
 
 
@@ -212,15 +213,20 @@ def select(
 
     Dotted keys may be written bare: ``val_acc > 99.5 and optimizer.lr < 0.02``. Raises UserError naming the columns.
     """
+    import numpy as np
+    import pandas as pd
+
     if filter is not None:
-        dotted = sorted((c for c in runs.columns if "." in c), key=len, reverse=True)
-        query = filter
-        if dotted:
-            pattern = "|".join(re.escape(c) for c in dotted)
-            query = re.sub(rf"(?<![\w.`])({pattern})(?![\w.`])", r"`\1`", filter)
+        # no other column: a stranger's run may bring any, such as one with the name of a function
+        columns = [c for c in runs.columns if c in filter and f"{c}(" not in filter]
+        query = DOTTED.sub(lambda match: f"`{match[0]}`" if match[0] in columns else match[0], filter)
         try:
             named = re.search(r"\b(null|deleted)\b", filter)  # as text, which they are in the table
-            runs = runs.loc[(runs if named else _numbers(runs)).query(query, engine="python").index]
+            asked = (runs if named else _numbers(runs))[columns]
+            found = np.asarray(asked.eval(query, engine="python", local_dict={}, global_dict={}))
+            if found.shape != (len(runs),) or found.dtype != bool:
+                raise ValueError("it is no condition on each run")
+            runs = runs[found]
         except Exception as error:
             raise UserError(f"--filter {filter!r} does not work: {error}\nColumns: {_columns(runs)}") from error
     if last is not None:
@@ -228,11 +234,9 @@ def select(
     if sort is not None:
         need(runs, sort, "--sort")
         values = _numbers(runs)[sort]
-        lower = sort.startswith("val_loss") or values.dtype == object
-        order = (values.astype(str) if values.dtype == object else values).sort_values(
-            ascending=lower, kind="stable", na_position="last"
-        )
-        runs = runs.loc[order.index]
+        text = not pd.api.types.is_numeric_dtype(values)
+        values, lower = values.astype(str) if text else values, text or sort.startswith("val_loss")
+        runs = runs.loc[values.sort_values(ascending=lower, kind="stable", na_position="last").index]
     return runs
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from mnist_exp.console import shown
+from mnist_exp.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +24,25 @@ def _figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def drawn(figure: Figure, kind: str = "png", dpi: int = 120) -> bytes:
+    """Return the picture file, of the ``kind`` png, pdf or svg, that ``figure`` is."""
+    content = io.BytesIO()
+    figure.savefig(content, format=kind, dpi=dpi)
+    return content.getvalue()
+
+
+def plain(text: str, most: int = 80) -> str:
+    """Return ``text`` for matplotlib to draw as it is, in one line, with its middle left out if it has more than ``most`` letters.
+
+    A $ begins no formula.
+    """
+    return _short(shown(text), most).replace("$", r"\$")
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]}\u2026{text[-most // 2 + 1 :]}"
 
 
 def _mark(axes: Axes, rows: list[dict[str, Any]], swa_epoch: int | None) -> None:
@@ -51,10 +74,10 @@ def plot_loss(rows: list[dict[str, Any]], swa_epoch: int | None, path: Path, tit
     axes.plot(epochs, [row["train_loss"] for row in rows], color=_BLUE, marker=marker, label="train loss")
     if rows and rows[0]["val_loss"] is not None:
         axes.plot(epochs, [row["val_loss"] for row in rows], color=_ORANGE, marker=marker, label="validation loss")
-    axes.set(yscale="log", ylabel="cross-entropy (nats)", title=title)
+    axes.set(yscale="log", ylabel="cross-entropy (nats)", title=plain(title))
     _integer_epochs(axes)
     figure.legend(loc="outside lower center", ncols=4, frameon=False)
-    figure.savefig(path, dpi=120)
+    atomic_write(path, drawn(figure))
 
 
 def plot_curves(rows: list[dict[str, Any]], swa_epoch: int | None, path: Path, title: str) -> None:
@@ -69,11 +92,11 @@ def plot_curves(rows: list[dict[str, Any]], swa_epoch: int | None, path: Path, t
     right.plot(epochs, [row["train_acc"] for row in rows], color=_BLUE, marker=marker, label="train accuracy")
     if rows and rows[0]["val_acc"] is not None:
         right.plot(epochs, [row["val_acc"] for row in rows], color=_ORANGE, marker=marker, label="validation accuracy")
-    left.set(yscale="log", ylabel="train loss (nats, log scale)", title=title)
+    left.set(yscale="log", ylabel="train loss (nats, log scale)", title=plain(title))
     right.set_ylabel("accuracy (%)")
     _integer_epochs(left)
     figure.legend(loc="outside lower center", ncols=5, frameon=False)
-    figure.savefig(path, dpi=120)
+    atomic_write(path, drawn(figure))
 
 
 def class_name(classes: Sequence[str], label: int) -> str:
@@ -95,7 +118,7 @@ def confusion(predicted: np.ndarray, labels: np.ndarray, classes: Sequence[str])
 def plot_confusion(predicted: np.ndarray, labels: np.ndarray, classes: Sequence[str], path: Path, title: str) -> None:
     """Draw the confusion matrix of int arrays [N]: rows are true classes, only mistakes are coloured."""
     names, matrix = confusion(predicted, labels, classes)
-    names, places = [_short(name, 40) for name in names], range(len(names))
+    names, places = [plain(name, 40) for name in names], range(len(names))
     mistakes = np.where(np.eye(len(names), dtype=bool), 0, matrix)
     longest = max(map(len, names))
     side = min(max(6, 0.45 * len(names)) + 0.08 * longest, 40)  # inches; a letter is about 0.08 wide
@@ -111,8 +134,8 @@ def plot_confusion(predicted: np.ndarray, labels: np.ndarray, classes: Sequence[
     if longest > 3:
         for tick in axes.get_xticklabels():
             tick.set(rotation=45, ha="right", rotation_mode="anchor")
-    axes.set(xlabel="predicted", ylabel="true", title=title)
-    figure.savefig(path, dpi=120)
+    axes.set(xlabel="predicted", ylabel="true", title=plain(title))
+    atomic_write(path, drawn(figure))
 
 
 def plot_mistakes(
@@ -122,8 +145,9 @@ def plot_mistakes(
     predicted, confidence = probs.argmax(1), probs.max(1)
     wrong = np.flatnonzero(predicted != labels)
     wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:25]
-    said = [f"{class_name(classes, predicted[i])} ({100 * confidence[i]:.0f}\u00a0%)" for i in wrong]
-    texts = [f"#{i}: {class_name(classes, labels[i])}, said {guess}" for i, guess in zip(wrong, said, strict=True)]
+    names = [_short(shown(name), 60) for name in classes]
+    said = [f"{class_name(names, predicted[i])} ({100 * confidence[i]:.0f}\u00a0%)" for i in wrong]
+    texts = [f"#{i}: {class_name(names, labels[i])}, said {guess}" for i, guess in zip(wrong, said, strict=True)]
     captions = [textwrap.wrap(text, 26) for text in texts]
     lines = max(map(len, captions), default=1)
     # one picture of them all: axes of its own for each digit would take a second
@@ -134,38 +158,38 @@ def plot_mistakes(
     for place, index in enumerate(wrong):
         top, left = place // columns * height + height - 30, place % columns * width + 3
         wall[top : top + 28, left : left + 28] = images[index]
-        axes.text(left + 14, top - 3, "\n".join(captions[place]), fontsize=7, ha="center", va="bottom")
+        text = "\n".join(captions[place])
+        axes.text(left + 14, top - 3, text, fontsize=7, ha="center", va="bottom", parse_math=False)
     axes.imshow(wall, cmap="gray_r", vmin=0, vmax=255)
-    axes.set_title(title if len(wrong) else f"{title}: none")
+    axes.set_title(plain(title if len(wrong) else f"{title}: none"))
     axes.axis("off")
-    figure.savefig(path, dpi=120)
+    atomic_write(path, drawn(figure))
 
 
-def _short(name: str, most: int) -> str:
-    """Return a name with its middle left out if it has more than ``most`` letters."""
-    return name if len(name) <= most else f"{name[: most // 2]}\u2026{name[-most // 2 + 1 :]}"
+def plot_runs(histories: dict[str, list[dict[str, Any]]], kind: str) -> bytes:
+    """Return a picture (``kind`` png, pdf or svg) of the validation (dashed: training) accuracies and losses of several runs.
 
-
-def plot_runs(histories: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """Draw the validation (dashed: training) accuracies and losses of several runs, {name: rows}, over each other."""
+    ``histories``: {name: rows}.
+    """
     import matplotlib as mpl
 
     figure = _figure(13, 5)
     accuracy, loss = figure.subplots(1, 2)
-    few = len(histories) <= 20
-    for number, (name, rows) in enumerate(histories.items()):
+    lines, names = [], [plain(name, 60) for name in histories]
+    for number, rows in enumerate(histories.values()):
         colour = mpl.colormaps["tab20"](number % 20)
         epochs = [row["epoch"] for row in rows]
         for axes, metric in ((accuracy, "acc"), (loss, "loss")):
             for part, style in (("val", "-"), ("train", "--")):
                 values = [np.nan if row[f"{part}_{metric}"] is None else row[f"{part}_{metric}"] for row in rows]
-                label = name if part == "val" and few else None
-                axes.plot(epochs, values, style, color=colour, linewidth=1.4 if part == "val" else 0.8, label=label)
+                (line,) = axes.plot(epochs, values, style, color=colour, linewidth=1.4 if part == "val" else 0.8)
+                if (part, metric) == ("val", "acc"):
+                    lines.append(line)
     accuracy.set(ylabel="accuracy (%)", title="validation (solid) and training (dashed)")
     loss.set(ylabel="cross-entropy (nats)", yscale="log", title=f"{len(histories)} runs")
     for axes in (accuracy, loss):
         _integer_epochs(axes)
-    if few:
-        handles, labels = accuracy.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
-    figure.savefig(path, dpi=120)
+    if len(names) <= 20:
+        columns = max(1, min(5, 160 // max(map(len, names), default=1)))
+        figure.legend(lines, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
+    return drawn(figure, kind)

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mnist_exp.files import atomic_write, refuse_leaving
+from mnist_exp.runs.pictures import drawn, plain
+
 if TYPE_CHECKING:
     import optuna
     from matplotlib.axes import Axes
@@ -24,7 +27,10 @@ _OF_WHAT_IS_LACKING = (lambda acc: -np.log(100.1 - np.minimum(acc, 100)), lambda
 
 
 def plot_study(study: optuna.Study, best: Any, folder: Path) -> list[Path]:
-    """Draw history, importance, slices and parallel coordinates of a study with a ``best`` trial; return the PNG files."""
+    """Draw history, importance, slices and parallel coordinates of a study with a ``best`` trial; return the PNG files.
+
+    They go into ``folder``, one below the study's. Raises UserError if that leads elsewhere.
+    """
     picture = Pictures(study, best)
     figures: dict[str, Callable[[], Figure]] = {
         "history": picture.history,
@@ -32,17 +38,18 @@ def plot_study(study: optuna.Study, best: Any, folder: Path) -> list[Path]:
         "slices": picture.slices,
         "parallel": picture.parallel,
     }
+    refuse_leaving(folder.parent, folder)
     folder.mkdir(exist_ok=True)
-    drawn = []
+    files = []
     for name, draw in figures.items():
         try:
-            figure = draw()
-        except (ValueError, RuntimeError, ZeroDivisionError) as error:
+            content = drawn(draw(), dpi=110)
+        except (ValueError, RuntimeError, ArithmeticError) as error:
             log.warning("%s cannot be drawn yet: %s", name, error)
             continue
-        figure.savefig(folder / f"{name}.png", dpi=110)
-        drawn.append(folder / f"{name}.png")
-    return drawn
+        files.append(folder / f"{name}.png")
+        atomic_write(files[-1], content)
+    return files
 
 
 def too_few(study: optuna.Study) -> str:
@@ -53,10 +60,10 @@ def too_few(study: optuna.Study) -> str:
     return f"only {finished} finished {'trial' if finished == 1 else 'trials'}: too few to tell"
 
 
-def short_names(names: Sequence[str]) -> dict[str, str]:
-    """Return the last part of each dotted name; the whole where others have the same."""
-    last = [name.rpartition(".")[2] for name in names]
-    return {name: short if last.count(short) == 1 else name for name, short in zip(names, last, strict=True)}
+def short_names(names: Sequence[str], taken: Sequence[str] = ()) -> dict[str, str]:
+    """Return the last part of each dotted name; the whole where others, or what is ``taken``, are the same."""
+    last = [*(name.rpartition(".")[2] for name in names), *taken]
+    return {name: short if last.count(short) == 1 else name for name, short in zip(names, last, strict=False)}
 
 
 class Pictures:
@@ -73,7 +80,7 @@ class Pictures:
         for trial in trials:
             ranges |= trial.distributions
         self.ranges = dict(sorted(ranges.items()))
-        self.labels = {n: short.replace(".", ".\n") for n, short in short_names(list(self.ranges)).items()}
+        self.labels = {n: plain(short, 40).replace(".", ".\n") for n, short in short_names(list(self.ranges)).items()}
 
     def history(self) -> Figure:
         """Draw the value of each trial in the order of their numbers, and the best so far."""
@@ -156,7 +163,7 @@ class Pictures:
         from matplotlib.layout_engine import ConstrainedLayoutEngine
 
         figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
-        figure.suptitle(f"{self.study.study_name}: {title}" + (f"\n{self.few}" if self.few else ""))
+        figure.suptitle(f"{plain(self.study.study_name)}: {title}" + (f"\n{self.few}" if self.few else ""))
         return figure
 
     def _is_best(self, trial: Any) -> bool:
@@ -218,6 +225,7 @@ class _Scale:
 
     def __init__(self, distribution: Any):
         self.choices = [str(choice) for choice in getattr(distribution, "choices", ())]
+        self.names = [plain(choice, 40) for choice in self.choices]
         self.log = getattr(distribution, "log", False)
         ends = (0, len(self.choices) - 1) if self.choices else (distribution.low, distribution.high)
         self.low, self.high = map(float, ends)
@@ -242,7 +250,7 @@ class _Scale:
     def marks(self) -> list[tuple[float, str]]:
         """Return the places in 0..1 that are named, and their names: the choices; or both ends and the middle."""
         if self.choices:
-            return [(self.share(choice), choice) for choice in self.choices]
+            return [(self.share(choice), name) for choice, name in zip(self.choices, self.names, strict=True)]
         return [(share, f"{self._at(share):.3g}") for share in (0, 0.5, 1)]
 
     def ticks(self, axis: Any) -> None:
@@ -250,9 +258,9 @@ class _Scale:
         from matplotlib.ticker import LogLocator, NullFormatter
 
         if self.choices:
-            long = max(map(len, self.choices)) * len(self.choices) > 20
+            long = max(map(len, self.names)) * len(self.names) > 20
             axis.set_ticks(
-                range(len(self.choices)), self.choices, rotation=30 if long else 0, ha="right" if long else "center"
+                range(len(self.names)), self.names, rotation=30 if long else 0, ha="right" if long else "center"
             )
             axis.axes.set_xlim(-0.5, len(self.choices) - 0.5)
             return

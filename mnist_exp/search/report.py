@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_exp.config.job import compose
-from mnist_exp.console import console, table
+from mnist_exp.console import console, say, table
 from mnist_exp.errors import UserError
 from mnist_exp.runs.folder import RunFolder, is_locked
 from mnist_exp.search.best import write_best
 from mnist_exp.search.pictures import plot_study, short_names, too_few
 from mnist_exp.search.space import typed
-from mnist_exp.search.store import best_trial, load_study
+from mnist_exp.search.store import best_trial
 
 if TYPE_CHECKING:
     import optuna
@@ -24,38 +24,44 @@ if TYPE_CHECKING:
 _EDGE = 0.05  # of a range: nearer to its end the best may well lie beyond
 
 
-def report_study(folder: Path, study: optuna.Study | None = None) -> None:
-    """Print the trials of the search in ``folder``; write its plots, and its best parameters as an experiment.
-
-    ``study`` None reads it from the folder.
-    Raises UserError if there is no search in ``folder``.
-    """
-    study = load_study(folder) if study is None else study
+def report_study(folder: Path, study: optuna.Study) -> None:
+    """Print the trials of ``study``, the search in ``folder``; write its plots, and its best parameters as an experiment."""
     screen, best = console(), best_trial(study)
     found, title = _table(study, folder, best)
     screen.print(table(found, list(found.columns), title))
     if best is None:
-        screen.print("no trial has finished yet")
+        say(screen, "no trial has finished yet")
         return
     for line in filter(None, (too_few(study), *near_edges(best))):
-        screen.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        say(screen, line, "yellow")
     for path in plot_study(study, best, folder / "results"):
-        screen.print(f"plot     {path}", soft_wrap=True, highlight=False)
-    experiment = write_best(folder, best)
+        say(screen, f"plot     {path}")
+    experiment = write_best(folder, best, _metric(study))
     if experiment is not None:
-        screen.print(f"best     {experiment}", soft_wrap=True, highlight=False)
-        command = f"python -m mnist_exp train --config-dir {folder / 'conf'} experiment=best{_root(folder, best)}"
-        screen.print(f"retrain  {command}", soft_wrap=True, highlight=False)
-        seeds = command.replace("mnist_exp train", "mnist_exp --multirun")
-        screen.print(f"seeds    {seeds} seed=1,2,3", soft_wrap=True, highlight=False)
+        say(screen, f"best     {experiment}")
+        conf = shlex.quote(str(folder / "conf"))
+        for name, command, seeds in (("retrain", "train", ""), ("seeds  ", "--multirun", " seed=1,2,3")):
+            words = f"python -m mnist_exp {command} --config-dir {conf} experiment=best{_root(folder, best)}{seeds}"
+            say(screen, f"{name}  {words}")
+
+
+def _metric(study: optuna.Study) -> str:
+    return str(study.user_attrs.get("search", {}).get("metric", "value"))
 
 
 def _root(folder: Path, best: Any) -> str:
     """Return the override that names where the data of the trial ``best`` were, unless that is where they always are."""
     root = RunFolder(folder / f"trial-{best.number}", {}).composed("data.root")
-    usual = compose().data.root
-    same = Path(root).expanduser().absolute() == Path(usual).expanduser().absolute()
-    return "" if same else f" {shlex.quote(f'data.root={root}')}"
+    if not isinstance(root, str) or "${" in root or _absolute(root) == _absolute(compose().data.root):
+        return ""
+    return f" {shlex.quote(f'data.root={root}')}"
+
+
+def _absolute(path: str) -> Path:
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError:  # of a user whom this machine does not know
+        return Path(path)
 
 
 def _table(study: optuna.Study, folder: Path, best: Any) -> tuple[pd.DataFrame, str]:
@@ -64,8 +70,8 @@ def _table(study: optuna.Study, folder: Path, best: Any) -> tuple[pd.DataFrame, 
 
     trials = [t for t in study.get_trials(deepcopy=False) if "duplicate_of" not in t.user_attrs]
     names = sorted({name for trial in trials for name in trial.params})
-    columns = short_names(names)
-    metric = study.user_attrs.get("search", {}).get("metric", "value")
+    metric = _metric(study)
+    columns = short_names(names, ("name", "state", metric, "val_loss", "epochs", "seconds"))
     sign = 1 if study.direction.name == "MINIMIZE" else -1
     first = None if best is None else best.number
     trials.sort(key=lambda t: (t.number != first, sign * t.value if t.value is not None else math.inf, t.number))

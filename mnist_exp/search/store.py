@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import stat
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from mnist_exp.config import recipe
 from mnist_exp.console import without_password
@@ -20,6 +23,10 @@ from mnist_exp.search.space import Space, build_sampler, typed
 
 if TYPE_CHECKING:
     import optuna
+
+
+# at the end of a rollback journal: before it stands the name of a further file
+_FURTHER = bytes.fromhex("d9d505f920a163d7")
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,8 @@ def open_study(search: Search) -> tuple[optuna.Study, Any, Locks]:
             FileLocks(search.folder) if search.storage is None else PostgresLocks(search.storage, search.name)
         )
         with locks.turn():
-            storage = optuna.storages.RDBStorage(search.url)
+            refuse_strange_journal(search.folder / "study.db")
+            storage = open_storage(search.url)
             study = optuna.create_study(
                 study_name=search.name, storage=storage, direction=search.direction, load_if_exists=True
             )
@@ -84,7 +92,7 @@ def open_study(search: Search) -> tuple[optuna.Study, Any, Locks]:
                     study.enqueue_trial(search.space.baseline(search.config), skip_if_exists=True)
                 study.set_user_attr("search", search.described())
     except (SQLAlchemyError, ImportError, optuna.exceptions.StorageInternalError, ValueError) as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        reason = str(error.__cause__ or error).strip().partition("\n")[0]
         needs = " (PostgreSQL needs: pip install 'mnist_exp[postgres]')" if isinstance(error, ImportError) else ""
         shown = f"hydra.sweeper.storage={without_password(search.url)}"
         raise UserError(f"{shown} cannot be used: {without_password(reason)}{needs}") from error
@@ -93,34 +101,36 @@ def open_study(search: Search) -> tuple[optuna.Study, Any, Locks]:
     return study, storage, locks
 
 
-def load_study(folder: Path) -> optuna.Study:
-    """Return the study of the search in ``folder``, from its study.db or the storage its trials name."""
-    import optuna
-    from sqlalchemy.exc import SQLAlchemyError
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    name, storage = None, None
-    settings = (RunFolder(trial, {}).hydra_settings for trial in sorted(folder.glob("trial-*")))
-    for file in [path for path in settings if path.exists()][:1]:
-        sweeper = OmegaConf.load(file).hydra.sweeper
-        name, storage = sweeper.study_name, sweeper.storage
-    if storage is None and not (folder / "study.db").exists():
-        raise UserError(f"{folder} holds no search: it has no study.db. Searches are in outputs/sweeps/<study>")
-    try:
-        return optuna.load_study(study_name=name, storage=storage_url(storage, folder))
-    except (SQLAlchemyError, ImportError, KeyError, ValueError) as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise UserError(f"the study of {folder} cannot be read: {reason}") from error
-
-
-def is_study(folder: Path) -> bool:
-    """Whether ``folder`` is that of a search."""
-    return (folder / "study.db").exists() or (folder / ".study").exists()
-
-
 def storage_url(storage: str | None, folder: Path) -> str:
     """Return the database of a search: ``storage``, or study.db in its folder."""
-    return storage or f"sqlite:///{folder.absolute() / 'study.db'}"
+    from sqlalchemy import URL
+
+    return storage or URL.create("sqlite", database=str(folder.absolute() / "study.db")).render_as_string()
+
+
+def open_storage(url: str, skip_table_creation: bool = False, **engine: Any) -> Any:
+    """Return Optuna's storage at ``url``; ``engine``: what SQLAlchemy's create_engine is given."""
+    from optuna.storages import RDBStorage
+
+    # Optuna takes it for a template
+    return RDBStorage(re.sub(r"[{}]", r"\g<0>\g<0>", url), engine, skip_table_creation=skip_table_creation)
+
+
+def refuse_strange_journal(file: Path) -> None:
+    """Raise UserError if the rollback journal beside an SQLite ``file`` names a further file, which SQLite would delete.
+
+    No search leaves such a one.
+    """
+    journal = Path(f"{os.path.realpath(file)}-journal")
+    if not os.path.lexists(journal):
+        return
+    end = b""
+    if ours := stat.S_ISREG(journal.lstat().st_mode):
+        with journal.open("rb") as opened:
+            opened.seek(max(0, journal.stat().st_size - len(_FURTHER)))
+            end = opened.read()
+    if not ours or end == _FURTHER:
+        raise UserError(f"{journal} was not left by a search; delete it")
 
 
 def best_trial(study: optuna.Study) -> Any:

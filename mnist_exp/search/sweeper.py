@@ -105,7 +105,7 @@ class StudySweeper(Sweeper):
             sys.stderr.write("Interrupted. The same command goes on with the search.\n")
             raise
         except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-            reason = str(error.__cause__ or error).strip().splitlines()[0]
+            reason = without_password(str(error.__cause__ or error)).strip().splitlines()[0]
             raise RunFailed(
                 f"the study cannot be reached any more: {reason}. The same command goes on with it"
             ) from error
@@ -218,7 +218,7 @@ def _check(sweeper: StudySweeper) -> None:
     """Refuse what cannot work, before anything is written or trained."""
     metric = sweeper.config.optimized_metric
     require(sweeper.n_trials >= 1, "hydra.sweeper.n_trials", sweeper.n_trials, "at least 1")
-    ok = sweeper.storage is None or sweeper.storage.startswith("postgresql")
+    ok = sweeper.storage is None or str(sweeper.storage).startswith("postgresql")
     allowed = "null (study.db in the study's folder) or postgresql+psycopg://USER@HOST/DATABASE"
     require(ok, "hydra.sweeper.storage", without_password(str(sweeper.storage)), allowed)
     require(sweeper.n_jobs >= 1, "hydra.sweeper.n_jobs", sweeper.n_jobs, "at least 1")

@@ -13,10 +13,11 @@ from omegaconf import OmegaConf
 from mnist_exp.config import recipe
 from mnist_exp.config.build import build
 from mnist_exp.config.job import Job
+from mnist_exp.console import without_password
 from mnist_exp.errors import RunFailed, TrialPruned, UserError
 from mnist_exp.runs.folder import RunFolder, is_run, run_lock
 from mnist_exp.runs.record import write_failure
-from mnist_exp.search.store import storage_url
+from mnist_exp.search.store import open_storage, storage_url
 from mnist_exp.training import experiment
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class TrialLink:
         except self.finished:  # another machine has taken it over, and ended it
             return True
         except Exception as error:  # the study may be out of reach for a while; training can go on without
-            log.warning("the study cannot be reached to report this epoch: %s", error)
+            log.warning("the study cannot be reached to report this epoch: %s", without_password(str(error)))
             return False
 
 
@@ -90,12 +91,11 @@ def _link(job: Job) -> Any:
     try:
         return TrialLink(job)
     except Exception as error:
-        log.warning("this worker cannot reach the study, so the trial cannot be pruned: %s", error)
+        said = without_password(str(error))
+        log.warning("this worker cannot reach the study, so the trial cannot be pruned: %s", said)
         return lambda run: None
 
 
 @functools.lru_cache(maxsize=1)
 def _storage(url: str) -> Any:
-    from optuna.storages import RDBStorage
-
-    return RDBStorage(url)
+    return open_storage(url)

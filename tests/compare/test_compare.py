@@ -1,6 +1,5 @@
 """Comparing runs through the command line, from real runs and from folders of anything."""
 
-import importlib.util
 import json
 import re
 import shutil
@@ -213,19 +212,55 @@ def test_anything_else_in_the_folder_is_skipped_with_one_line(command, runs):
         (["--filter", "nothing > 3"], ["nothing", "Columns:"]),
         (["--group-by", "nothing"], ["nothing", "Columns:"]),
         (["--baseline", "nobody"], ["nobody", "a1"]),
-        (["--last", "0"], ["--last"]),
-        (["--watch", "-1"], ["--watch"]),
+        (["--baseline", ""], ["--baseline", "0 of the runs"]),
+        (["--baseline", "loop"], ["loop", "0 of the runs"]),
+        (["--last", "0"], ["--last is 0", "at least 1"]),
+        (["--watch", "-1"], ["--watch is -1"]),
+        (["--watch", "0"], ["--watch is 0"]),
+        (["--watch", "nan"], ["--watch is nan", "a number of seconds above 0"]),
+        (["--watch", "inf"], ["--watch is inf"]),
+        (["--watch", "--csv", "x.csv"], ["--watch", "writes no file"]),
+        (["--watch", "--group-by"], ["--watch", "answers no question"]),
+        (["--columns", ","], ["--columns", "names none"]),
+        (["--columns", ""], ["--columns", "names none"]),
+        (["--group-by", ","], ["--group-by", "names none"]),
+        (["--filter", ""], ["--filter", "Columns:"]),
+        (["--filter", "seed"], ["--filter", "no condition", "Columns:"]),
+        (["--filter", "x = 3"], ["--filter", "no condition", "Columns:"]),
+        (["--filter", "seed.__class__"], ["--filter", "Columns:"]),
+        (["--html", "outputs"], ["--html is outputs", "a file"]),
+        (["--html", "new/"], ["--html is new/", "a file"]),
+        (["--csv", ""], ["--csv is ''", "a file"]),
+        (["--csv", "one", "--json", "./one"], ["--csv one, --json ./one are one file"]),
+        (["--csv", "-", "--html", "-"], ["--csv -, --html - are one file"]),
+        (["--plot", "curves.html"], ["--plot is curves.html", "png, pdf, svg"]),
+        (["--plot", "curves"], ["--plot is curves", "png, pdf, svg"]),
+        (["outputs", "--storage", "postgresql://x", "--sort", "seed"], ["--storage", "one search"]),
+        (["outputs", "--storage", "sqlite:///x"], ["--storage is sqlite:///x", "postgresql+psycopg://"]),
+        (["outputs/a1/run.json"], ["outputs/a1/run.json is no folder"]),
+        ([""], ["'' does not exist"]),
+        (["y" * 300], ["does not exist"]),
         (["--filter", "val_acc > 1000"], ["none of the 6 runs matches"]),
         (["nowhere"], ["nowhere does not exist"]),
     ],
 )
-def test_mistakes_name_the_way_out(command, runs, arguments, words):
+def test_mistakes_name_the_way_out(command, made, place, arguments, words):
+    (place / "outputs").symlink_to(made)  # nothing is written
+    (place / "loop").symlink_to("loop")
     done = command("compare", *arguments)
     assert done.status == 2
     for word in words:
         assert word in done.err
     assert "Traceback" not in done.err
     assert not done.out
+    assert {path.name for path in place.iterdir()} == {"outputs", "loop"}
+
+
+def test_what_is_asked_for_twice_or_beyond_is_what_there_is(command, runs):
+    once = command("compare", "outputs", "--columns", "name").out
+    assert command("compare", "outputs", "./outputs", "outputs/a1", "--columns", "name").out == once
+    assert command("compare", "--last", "9" * 30, "--columns", "name").out == once
+    assert command("compare", "--sort", "status").out.splitlines()[2].split()[0] == "broken"
 
 
 def test_no_runs_say_how_to_make_one(command, place):
@@ -272,12 +307,17 @@ def test_watching_refreshes_until_interrupted(runs, place):
     assert process.returncode == 130
 
 
+def page_data(text: str) -> dict:
+    """What a page is drawn from."""
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text)[1])
+
+
 def test_the_page_needs_nothing_from_elsewhere(command, runs):
     assert command("compare", "--html", "page.html").status == 0
     text = Path("page.html").read_text()
     assert not re.search(r"<(script|link|img|iframe)[^>]+(src|href)=", text.replace("data:image", ""))
     assert set(re.findall(r"https?://[\w./]+", text)) <= {"http://www.w3.org/2000/svg"}
-    data = json.loads(re.search(r"const page = (\{.*\});\n", text)[1])
+    data = page_data(text)
     assert len(data["runs"]) == 6
     assert data["scored"] == 4
     assert data["wall"][0]["said"]
@@ -290,7 +330,7 @@ def test_the_page_answers_what_was_asked(command, runs):
     def answer(*arguments: str) -> dict | None:
         done = command("compare", *arguments, "--html", "page.html", "--csv", "answer.csv")
         assert done.status == 0, done.err
-        found = json.loads(re.search(r"const page = (\{.*\});\n", Path("page.html").read_text())[1])["answer"]
+        found = page_data(Path("page.html").read_text())["answer"]
         assert found is None or found["title"] in done.out
         return found
 
@@ -307,21 +347,6 @@ def test_the_page_answers_what_was_asked(command, runs):
         assert set(found["columns"]) <= set(written.columns)
         assert {len(row) for row in found["rows"]} == {len(found["columns"])}
     assert found["rows"][0][found["columns"].index("verdict")] == written["verdict"][0]
-
-
-@pytest.fixture
-def browser():
-    if importlib.util.find_spec("playwright") is None:
-        pytest.skip("playwright is not installed: pip install 'mnist_exp[browser]'")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no chromium here (Debian's package chromium)")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        yield started
-        started.close()
 
 
 @pytest.mark.slow

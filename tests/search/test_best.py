@@ -114,7 +114,7 @@ def test_any_trial_can_be_said(command, place, overrides):
     (SWEEP / "trial-0" / ".hydra" / "config.yaml").write_text(OmegaConf.to_yaml(config))
     settings = OmegaConf.to_yaml({"hydra": {"runtime": {"choices": choices}}})
     (SWEEP / "trial-0" / ".hydra" / "hydra.yaml").write_text(settings)
-    write_best(SWEEP, SimpleNamespace(number=0, value=99.0))
+    write_best(SWEEP, SimpleNamespace(number=0, value=99.0), "val_acc")
     first = best(command)
     assert recipe_of(first) == recipe_of(trial())
     assert first["seed"] == trial()["seed"]

@@ -68,7 +68,7 @@ def test_a_cluster_runs_the_trials_with_the_threads_it_reserves(shell, place, la
 
 
 @pytest.mark.slow
-def test_two_sweepers_share_one_study_in_postgresql(place, postgres):
+def test_two_sweepers_share_one_study_in_postgresql(place, shell, postgres):
     arguments = [*TINY, "hydra.sweeper.n_trials=6", f"hydra.sweeper.storage={postgres}"]
     words = [sys.executable, "-m", "mnist_exp", *arguments]
     both = [
@@ -86,6 +86,16 @@ def test_two_sweepers_share_one_study_in_postgresql(place, postgres):
     assert [t.params for t in found].count(BASELINE) == 1
     assert len({json.dumps(t.params, sort_keys=True) for t in found}) == len(found)
     assert len({t.user_attrs["owner"] for t in found}) == 2
+    done = shell("compare", "machine0/sweeps/quick")
+    assert done.status == 2
+    assert "compare machine0/sweeps/quick --storage URL" in done.err
+    assert postgres in done.err
+    done = shell("compare", "machine0/sweeps/quick", "--storage", postgres)
+    assert done.status == 0, done.err
+    assert "quick: 6 trials" in done.out
+    done = shell("compare", "machine0/sweeps/quick", "--storage", f"{postgres}_other")
+    assert done.status == 2
+    assert "is not to be read as the study of a search" in done.err
 
 
 @pytest.mark.slow
