@@ -220,14 +220,14 @@ def select(
             query = re.sub(rf"(?<![\w.`])({pattern})(?![\w.`])", r"`\1`", filter)
         try:
             named = re.search(r"\b(null|deleted)\b", filter)  # as text, which they are in the table
-            runs = runs.loc[(runs if named else _numbers(runs)).query(query, engine="python").index]
+            runs = runs.loc[_queried([runs] if named else [_numbers(runs), _numbers(runs, bare=False)], query).index]
         except Exception as error:
             raise UserError(f"--filter {filter!r} does not work: {error}\nColumns: {_columns(runs)}") from error
     if last is not None:
         runs = runs.tail(last)
     if sort is not None:
         need(runs, sort, "--sort")
-        values = _numbers(runs)[sort]
+        values = _numbers(runs, bare=False)[sort]
         lower = sort.startswith("val_loss") or values.dtype == object
         order = (values.astype(str) if values.dtype == object else values).sort_values(
             ascending=lower, kind="stable", na_position="last"
@@ -236,16 +236,31 @@ def select(
     return runs
 
 
-def _numbers(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return ``runs`` with NaN for "null" and "deleted" in columns of numbers, so that these can be compared."""
+def _queried(tables: Sequence[pd.DataFrame], query: str) -> pd.DataFrame:
+    """Return what ``query`` leaves of the first of ``tables`` whose types it suits."""
+    try:
+        return tables[0].query(query, engine="python")
+    except TypeError:
+        if len(tables) == 1:
+            raise
+    return _queried(tables[1:], query)
+
+
+def _numbers(runs: pd.DataFrame, bare: bool = True) -> pd.DataFrame:
+    """Return ``runs`` with NaN for "null" and "deleted" in columns of numbers, so that these can be compared.
+
+    A column with other text in it is none of numbers, if they are to be ``bare``; else that text is NaN, too.
+    """
     import pandas as pd
 
-    bare = {}
+    numbers = {}
     for column in [c for c in runs if c not in FACTS and pd.api.types.is_object_dtype(runs[c])]:
         others = runs[column].isin(["null", "deleted"]) | runs[column].isna()
         with contextlib.suppress(ValueError, TypeError):
-            bare[str(column)] = pd.to_numeric(runs[column].mask(others))
-    return runs.assign(**bare)
+            found = pd.to_numeric(runs[column].mask(others), errors="raise" if bare else "coerce")
+            if bare or any(isinstance(value, int | float) for value in runs[column][found.notna()]):
+                numbers[str(column)] = found
+    return runs.assign(**numbers)
 
 
 def need(runs: pd.DataFrame, column: str, option: str) -> None:
