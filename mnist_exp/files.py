@@ -1,13 +1,11 @@
-"""Files: read where they are files and of a bounded size, written whole or not at all, and where it was meant."""
+"""Writing a file so that it is either the old one or the new one, whatever happens in between; and where it was meant."""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import stat
 import sys
-import zipfile
 from pathlib import Path
 
 from mnist_exp.errors import RunFailed, UserError
@@ -84,48 +82,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def open_regular(path: Path) -> io.BufferedReader:
-    """Open a file to be read. Raises UserError naming it if there is none, or a pipe, device or folder instead."""
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):  # to open one may wait forever, or set a device going
-            raise UserError(f"{path} is not a regular file")
-        return path.open("rb")
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
-
-
-def read_regular(path: Path, most: int) -> bytes:
-    """Return the content of a file of at most ``most`` bytes. Raises UserError naming it otherwise."""
-    with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > most:
-            raise UserError(f"{path} is larger than {most:,} bytes: it has {size:,}")
-        try:
-            return file.read(most)
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror}") from error
-
-
-def open_zip(file: io.BufferedReader, most: int) -> zipfile.ZipFile:
-    """Open an archive of at most ``most`` files. Raises ValueError if it has more, BadZipFile and others if it is torn."""
-    archive = zipfile.ZipFile(_Careful(file, 200 * most))
-    if len(archive.infolist()) > most:
-        raise ValueError(f"it holds more than {most:,} files")
-    return archive
-
-
-class _Careful(io.BufferedReader):
-    """A file of which no more than ``most`` bytes can be read at once: zipfile reads as long a list as a header says."""
-
-    def __init__(self, file: io.BufferedReader, most: int):
-        super().__init__(file.raw)
-        self.file = file  # which would close the raw one with itself
-        self.most = most
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        content = super().read(self.most + 1 if size is None or size < 0 else min(size, self.most + 1))
-        if len(content) > self.most:
-            raise ValueError(f"it holds too many files: a list of more than {self.most:,} bytes")
-        return content

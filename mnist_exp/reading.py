@@ -40,23 +40,33 @@ def refusal(file: Path, reason: object) -> UserError:
     return UserError(f"{file} cannot be read: {' '.join(str(reason).split())}")
 
 
-def read_bytes(file: Path, most: int) -> bytes:
-    """Return the content of a regular file of at most ``most`` bytes; of a link, of what it leads to.
+def open_regular(file: Path) -> io.BufferedReader:
+    """Open a regular file; of a link, what it leads to. Raises UserError: a pipe or a device is never opened.
 
-    A pipe or a device is never opened, so nothing waits. Raises UserError.
+    To open one may wait for ever, or set a device going.
     """
     try:
-        if not stat.S_ISREG(file.stat().st_mode):  # first, as to open a device may do something
+        if not stat.S_ISREG(file.stat().st_mode):
             raise refusal(file, "it is no regular file")
-        with open(file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as opened:
-            found = os.fstat(opened.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise refusal(file, "it is no regular file")
-            content = b"" if found.st_size > most else opened.read(most + 1)
+        opened = open(file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK))  # noqa: SIM115
+        if stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+            return opened
+        opened.close()
     except OSError as error:
         raise refusal(file, error.strerror) from error
-    if max(found.st_size, len(content)) > most:
-        raise refusal(file, f"it is larger than {most // MIB} MiB")
+    raise refusal(file, "it is no regular file")
+
+
+def read_bytes(file: Path, most: int) -> bytes:
+    """Return the content of a regular file of at most ``most`` bytes. Raises UserError."""
+    with open_regular(file) as opened:
+        try:
+            size = os.fstat(opened.fileno()).st_size
+            content = b"" if size > most else opened.read(most + 1)
+        except OSError as error:
+            raise refusal(file, error.strerror) from error
+    if max(size, len(content)) > most:
+        raise refusal(file, f"it is larger than {most:,} bytes")
     return content
 
 
@@ -221,3 +231,29 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
     if math.prod(shape) * kind.itemsize != len(content) - start:
         raise ValueError(f"{member.filename} does not hold the {kind} {shape} that it says")
     return np.frombuffer(content, kind, offset=start).reshape(shape, order="F" if header[2] == b"True" else "C")
+
+
+# ------------------------------------------------------------------------------------------------------------ archives
+
+
+def open_zip(file: io.BufferedReader, most: int) -> zipfile.ZipFile:
+    """Open an archive of at most ``most`` files. Raises ValueError if it has more, BadZipFile and others if it is torn."""
+    archive = zipfile.ZipFile(_Careful(file, 200 * most))
+    if len(archive.infolist()) > most:
+        raise ValueError(f"it holds more than {most:,} files")
+    return archive
+
+
+class _Careful(io.BufferedReader):
+    """A file of which no more than ``most`` bytes can be read at once: zipfile reads as long a list as a header says."""
+
+    def __init__(self, file: io.BufferedReader, most: int):
+        super().__init__(file.raw)
+        self.file = file  # which would close the raw one with itself
+        self.most = most
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        content = super().read(self.most + 1 if size is None or size < 0 else min(size, self.most + 1))
+        if len(content) > self.most:
+            raise ValueError(f"it holds too many files: a list of more than {self.most:,} bytes")
+        return content

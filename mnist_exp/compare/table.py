@@ -213,7 +213,6 @@ def select(
 
     Dotted keys may be written bare: ``val_acc > 99.5 and optimizer.lr < 0.02``. Raises UserError naming the columns.
     """
-    import numpy as np
     import pandas as pd
 
     if filter is not None:
@@ -222,34 +221,51 @@ def select(
         query = DOTTED.sub(lambda match: f"`{match[0]}`" if match[0] in columns else match[0], filter)
         try:
             named = re.search(r"\b(null|deleted)\b", filter)  # as text, which they are in the table
-            asked = (runs if named else _numbers(runs))[columns]
-            found = np.asarray(asked.eval(query, engine="python", local_dict={}, global_dict={}))
-            if found.shape != (len(runs),) or found.dtype != bool:
-                raise ValueError("it is no condition on each run")
-            runs = runs[found]
+            tables = [runs] if named else [_numbers(runs), _numbers(runs, bare=False)]
+            runs = runs[_holds([table[columns] for table in tables], query)]
         except Exception as error:
             raise UserError(f"--filter {filter!r} does not work: {error}\nColumns: {_columns(runs)}") from error
     if last is not None:
         runs = runs.tail(last)
     if sort is not None:
         need(runs, sort, "--sort")
-        values = _numbers(runs)[sort]
+        values = _numbers(runs, bare=False)[sort]
         text = not pd.api.types.is_numeric_dtype(values)
         values, lower = values.astype(str) if text else values, text or sort.startswith("val_loss")
         runs = runs.loc[values.sort_values(ascending=lower, kind="stable", na_position="last").index]
     return runs
 
 
-def _numbers(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return ``runs`` with NaN for "null" and "deleted" in columns of numbers, so that these can be compared."""
+def _holds(tables: Sequence[pd.DataFrame], query: str) -> Any:
+    """Return for each row, as bool [n], whether ``query`` holds, in the first of ``tables`` whose types it suits."""
+    import numpy as np
+
+    try:
+        found = np.asarray(tables[0].eval(query, engine="python", local_dict={}, global_dict={}))
+    except TypeError:
+        if len(tables) == 1:
+            raise
+        return _holds(tables[1:], query)
+    if found.shape != (len(tables[0]),) or found.dtype != bool:
+        raise ValueError("it is no condition on each run")
+    return found
+
+
+def _numbers(runs: pd.DataFrame, bare: bool = True) -> pd.DataFrame:
+    """Return ``runs`` with NaN for "null" and "deleted" in columns of numbers, so that these can be compared.
+
+    A column with other text in it is none of numbers, if they are to be ``bare``; else that text is NaN, too.
+    """
     import pandas as pd
 
-    bare = {}
+    numbers = {}
     for column in [c for c in runs if c not in FACTS and pd.api.types.is_object_dtype(runs[c])]:
         others = runs[column].isin(["null", "deleted"]) | runs[column].isna()
         with contextlib.suppress(ValueError, TypeError):
-            bare[str(column)] = pd.to_numeric(runs[column].mask(others))
-    return runs.assign(**bare)
+            found = pd.to_numeric(runs[column].mask(others), errors="raise" if bare else "coerce")
+            if bare or any(isinstance(value, int | float) for value in runs[column][found.notna()]):
+                numbers[str(column)] = found
+    return runs.assign(**numbers)
 
 
 def need(runs: pd.DataFrame, column: str, option: str) -> None:

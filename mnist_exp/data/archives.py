@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 
-from mnist_exp.files import open_regular, open_zip
+from mnist_exp.reading import open_regular, open_zip
 
 MOST_BYTES = 512 << 20  # of an archive, and of what a tar unpacks to
 MOST_FILES = 10_000

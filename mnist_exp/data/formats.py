@@ -19,7 +19,8 @@ from typing import NamedTuple
 import numpy as np
 
 from mnist_exp.errors import UserError
-from mnist_exp.files import atomic_write, read_regular
+from mnist_exp.files import atomic_write
+from mnist_exp.reading import read_bytes
 
 IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 _QMNIST = (
@@ -90,7 +91,7 @@ def read(name: str, root: Path) -> Contents:
     digest, arrays = hashlib.md5(usedforsecurity=False), []
     try:
         for file, path in zip(source.files, source.paths(root), strict=True):
-            content = read_regular(path, most_bytes(file))
+            content = read_bytes(path, most_bytes(file))
             digest.update(content)
             arrays.append(verified(name, file, content, str(path)))
         check_pairs(name, dict(zip(source.files, map(len, arrays), strict=True)), str(source.paths(root)[0].parent))

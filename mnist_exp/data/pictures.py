@@ -13,7 +13,7 @@ import numpy as np
 
 from mnist_exp.data.formats import Contents, md5
 from mnist_exp.errors import UserError
-from mnist_exp.files import open_regular
+from mnist_exp.reading import open_regular
 
 log = logging.getLogger(__name__)
 SIDE = 28

@@ -30,6 +30,11 @@ _RANGES = {
     **dict.fromkeys(("train_acc", "val_acc"), (0, 100)),
     **dict.fromkeys(("train_loss", "val_loss"), (-1e39, 1e39)),  # of float32
 }
+_PREDICTED = {  # in predictions.npz: type and dimensions
+    "probs": ("float16", 2),
+    **dict.fromkeys(("predicted", "labels", "wrong"), ("int64", 1)),
+    "images": ("uint8", 3),
+}
 _HISTORY, _ROWS = 16 * MIB, 100_000  # of history.csv: bytes, epochs
 
 
@@ -50,7 +55,8 @@ class RunFolder(Composed):
             (path / folder).mkdir(parents=True, exist_ok=True)
         for name, text in hydra_files.items():
             atomic_write(path / ".hydra" / name, text.encode())
-        run = cls(path, {"format": schema.FORMAT, "overrides": [], "metrics": {}, **info})
+        run = cls(path, {"format": schema.FORMAT, **info})
+        run.info = {**run.info, "overrides": info.get("overrides", []), "metrics": info.get("metrics", {})}
         run.keep_composed()
         run.lock()
         run.update()
@@ -198,17 +204,15 @@ def _misfit(arrays: Mapping[str, np.ndarray], dataset: Mapping[str, Any]) -> str
     """Return what is wrong with arrays of predictions.npz about the test images and classes of ``dataset``; None if nothing."""
     test, classes = dataset.get("test"), len(dataset.get("classes") or ())
     for name, array in arrays.items():
-        kinds, shape = {"probs": ("f", (None, None)), "images": ("u", (None, 28, 28))}.get(name, ("iu", (None,)))
-        fits = array.ndim == len(shape) and all(
-            want in (None, size) for want, size in zip(shape, array.shape, strict=True)
-        )
-        if array.dtype.kind not in kinds or not fits:
+        kind, dimensions = _PREDICTED[name]
+        if array.dtype != kind or array.ndim != dimensions or (name == "images" and array.shape[1:] != (28, 28)):
             return f"{name} is {array.dtype} {list(array.shape)}"
         most = {"labels": classes, "wrong": test}.get(name) or 2**31
-        if kinds == "iu" and array.size and not 0 <= array.min() <= array.max() < most:
+        if kind == "int64" and array.size and not 0 <= array.min() <= array.max() < most:
             return f"{name} has values that are not from 0 to {most - 1}"
-    rows = {len(array) for name, array in arrays.items() if name not in ("wrong", "images")} | ({test} - {None})
-    if len(rows) > 1 or 0 in rows or len({len(arrays[name]) for name in ("wrong", "images") if name in arrays}) > 1:
+    images = {len(array) for name, array in arrays.items() if name not in ("wrong", "images")}
+    mistakes = {len(array) for name, array in arrays.items() if name in ("wrong", "images")}
+    if len(mistakes) > 1 or len(images) > 1 or images & {0} or (test and images - {test}):
         return "its arrays are not all of the same test images"
     return None
 

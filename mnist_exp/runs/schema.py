@@ -16,7 +16,7 @@ from mnist_exp.errors import UserError
 from mnist_exp.reading import MIB, read_bytes, refusal
 
 FORMAT = 1  # a later version may add keys without raising it
-KEYS = 1000  # that overrides name, at the most
+KEYS = 200  # that overrides name, at the most
 _MOST = 4 * MIB
 _STRICT = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)  # of other keys only plain data
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from mnist_exp.checked import STRICT, Count, Natural, Positive
 from mnist_exp.errors import UserError
-from mnist_exp.files import atomic_write, open_zip, read_regular
+from mnist_exp.files import atomic_write
+from mnist_exp.reading import open_zip, read_bytes
 from mnist_exp.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def load(path: Path, model: Mapping[str, Tensor], kind: type[Weights] = Weights)
     if not path.exists():
         raise UserError(f"{path} does not exist")
     weights = sum(tensor.nbytes for tensor in model.values())
-    content = read_regular(path, 16 * weights + (64 << 20))  # an optimizer keeps a few tensors beside each weight
+    content = read_bytes(path, 16 * weights + (64 << 20))  # an optimizer keeps a few tensors beside each weight
     try:
         _check_parts(content, 4096 * len(model) + (1 << 20))
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
