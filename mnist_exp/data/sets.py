@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mnist_exp.checked import Count, Natural, Positive, checked
+from mnist_exp.checked import Count, Positive, Seed, checked
 from mnist_exp.data.formats import SOURCES, Contents, import_help, read
 from mnist_exp.data.identity import changes, identity
 from mnist_exp.data.install import download, import_torchvision
@@ -23,6 +23,7 @@ from mnist_exp.errors import UserError, require
 log = logging.getLogger(__name__)
 
 
+Workers = Annotated[int, Field(ge=0, le=256)]
 Seconds = Annotated[float, Field(gt=0, description="seconds")]
 Held = Annotated[int, Field(ge=0, description="0 trains on everything")]
 
@@ -43,8 +44,8 @@ class Data:
     val_size: Held = 5000
     batch_size: Count = 256
     train_limit: Count | None = None
-    num_workers: Natural = 0
-    split_seed: int = 0
+    num_workers: Workers = 0
+    split_seed: Seed = 0
     test_size: Count | None = None
     fallback: Literal["sample"] | None = "sample"
     download_timeout: Seconds = 120
@@ -104,7 +105,7 @@ class ImageFolder:
     val_size: Held = 500
     batch_size: Count = 64
     train_limit: Count | None = None
-    split_seed: int = 0
+    split_seed: Seed = 0
     test_size: Count | None = None
     invert: bool = False
     mean: float = 0.1307
@@ -143,8 +144,8 @@ class CustomData:
     val_size: Held = 5000
     batch_size: Count = 256
     train_limit: Count | None = None
-    num_workers: Natural = 4
-    split_seed: int = 0
+    num_workers: Workers = 4
+    split_seed: Seed = 0
     root: str = ""
     mean: float = 0.0
     std: Positive = 1.0

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mnist_exp.checked import Count, checked
+from mnist_exp.checked import Count, Seed, checked
 from mnist_exp.data.splits import LoaderSplit, Split
 from mnist_exp.errors import require
 from mnist_exp.parts.augment import Normalize
@@ -33,7 +33,7 @@ class Evaluator:
         normalize: Normalize,
         tta_runs: Count = 5,
         tta_shift: Annotated[int, Field(ge=0, le=27, description="pixels")] = 2,
-        tta_seed: int = 0,
+        tta_seed: Seed = 0,
         top_k: Count = 3,
         bn_update_batch_size: Annotated[int, Field(ge=2)] = 512,
         test: bool = True,

@@ -14,7 +14,9 @@ from mnist_exp.checked import Count, checked
 
 Ghost = Annotated[int, Field(ge=1, description="null: plain BatchNorm")]
 Classes = Annotated[int, Field(ge=2)]
-Widths = Annotated[Sequence[Count], Field(min_length=1)]
+Width = Annotated[int, Field(ge=1, le=65536)]
+Widths = Annotated[Sequence[Width], Field(min_length=1)]
+Blocks = Annotated[int, Field(ge=1, le=1000)]
 
 
 @checked
@@ -113,7 +115,7 @@ class WideSmallResNet(nn.Module):
 
     def __init__(
         self,
-        blocks: Count = 3,
+        blocks: Blocks = 3,
         channels: Widths = (32, 64, 128),
         ghost_batch_size: Ghost | None = 32,
         num_classes: Classes = 10,
@@ -145,7 +147,7 @@ class SmallCNN(nn.Module):
 
     def __init__(
         self,
-        channels: Annotated[Sequence[Count], Field(min_length=3, max_length=3)] = (16, 32, 64),
+        channels: Annotated[Sequence[Width], Field(min_length=3, max_length=3)] = (16, 32, 64),
         ghost_batch_size: Ghost | None = None,
         num_classes: Classes = 10,
     ):

@@ -9,14 +9,16 @@ import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 
 from mnist_exp.checked import Count, checked
 from mnist_exp.errors import WrongValue, require
 from mnist_exp.parts.schedule import Schedule
 
+Threads = Annotated[int, Field(ge=1, le=1024)]  # far beyond that OpenMP ends the process, without a word
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -36,7 +38,7 @@ class Trainer:
         device: str = "auto",
         precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
         compile: bool = False,
-        threads: Count | None = None,
+        threads: Threads | None = None,
         max_steps: Count | None = None,
         profile: bool = False,
     ):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import logging
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from pydantic import BaseModel, Field, ValidationError
@@ -30,7 +31,6 @@ class Weights(BaseModel):
     """What every checkpoint holds; it may hold more."""
 
     model_config = STRICT
-    format: Literal["mnist_exp checkpoint 1"]
     epoch: Count
     model: dict[str, Tensor]
 
@@ -88,7 +88,9 @@ def load(path: Path, model: Mapping[str, Tensor], kind: type[Weights] = Weights)
     content = read_bytes(path, 16 * weights + (64 << 20))  # an optimizer keeps a few tensors beside each weight
     try:
         _check_parts(content, 4096 * len(model) + (1 << 20))
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch has its thoughts about some
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         _check_plain(state)
     except MemoryError:  # of the machine: nothing is wrong with the file
         raise
@@ -115,7 +117,7 @@ def _check_parts(content: bytes, most: int) -> None:
             raise ValueError("it is compressed")
         if sum(part.file_size for part in parts) > len(content):
             raise ValueError("its parts are larger than itself")
-        if any(part.file_size > most for part in parts if part.filename.endswith("/data.pkl")):
+        if any(part.file_size > most for part in parts if part.filename.lower().endswith(".pkl")):
             raise ValueError("it names too many things")
         damaged = archive.testzip()
     if damaged is not None:

@@ -119,6 +119,9 @@ class State:
             return f"stands in epoch {epoch:,}, step {step:,}, beyond this run"
         if not epoch - 1 <= total <= (epoch - 1) * self.steps + step:
             return f"has taken {total:,} steps by epoch {epoch:,}, step {step:,}, which cannot be"
+        best = [entry["epoch"] for entry in saved["best"]]
+        if len(set(best)) < len(best) or max(best, default=0) >= epoch:
+            return f"names best epochs that cannot be: {str(best)[:60]}"
         if not math.isclose(saved["base_lr"], self.base_lr):
             return f"was trained with the rate {saved['base_lr']:g}, not {self.base_lr:g}"
         if saved["scaler"] and self.scaler.is_enabled() and saved["scaler"].keys() != self.scaler.state_dict().keys():
