@@ -47,14 +47,14 @@ def open_regular(file: Path) -> io.BufferedReader:
     """
     try:
         if not stat.S_ISREG(file.stat().st_mode):
-            raise refusal(file, "it is no regular file")
+            raise refusal(file, "it is not a regular file")
         opened = open(file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK))  # noqa: SIM115
         if stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
             return opened
         opened.close()
     except OSError as error:
         raise refusal(file, error.strerror) from error
-    raise refusal(file, "it is no regular file")
+    raise refusal(file, "it is not a regular file")
 
 
 def read_bytes(file: Path, most: int) -> bytes:

@@ -379,11 +379,11 @@ def test_an_installed_pipe_or_link_does_not_stop_a_run(place, command):
         os.mkfifo(raw / name)
     done = command("train", "data.root=root")
     assert done.status == 2
-    assert f"{IMAGES} is not a regular file" in done.err
+    assert f"{IMAGES} cannot be read: it is not a regular file" in done.err
     assert "mnist          damaged" in command("data", "status", "data.root=root").out
     for name in IDX:
         (raw / name).unlink()
         (raw / name).symlink_to("/dev/zero")
     done = command("train", "data.root=root")
-    assert f"{IMAGES} is not a regular file" in done.err
+    assert f"{IMAGES} cannot be read: it is not a regular file" in done.err
     assert time.monotonic() - started < 30
