@@ -195,6 +195,7 @@ HARMLESS = {
         named={"path": "/", "test_low": "x", "warm_start": 5, "a b": 1, "`": 1, "x.list": [[1], {}], "x.big": 10**400}
         | {"x.text": "\x1b]0;title\x07", "x.long": "y" * 100_000, "x.null": None, "x.inf": float("inf"), "\n": 0}
     ),
+    "named-text": changed(named={"data.batch_size": "x"}),
     "number-tags": changed(tags=[1, 2.5, True], task_name=2024),
     "no-seed": changed(seed=None),
 }
@@ -329,8 +330,10 @@ def told(strange) -> dict[str, Outcome]:
 
     return {
         "page": compare("--html", "page.html", "--plot", "curves.png", "--csv", "runs.csv"),
-        "baseline": compare("--baseline", "finished-2", "--csv", "against.csv", "--filter", "optimizer.lr > 0"),
-        "groups": compare("--group-by", "--json", "groups.json", "--sort", "test_acc", "--columns", "name,test_acc"),
+        "baseline": compare("--baseline", "finished-2", "--csv", "against.csv", "--filter", "data.batch_size > 0"),
+        "groups": compare(
+            "--group-by", "--json", "groups.json", "--sort", "data.batch_size", "--columns", "name,test_acc"
+        ),
     }
 
 
