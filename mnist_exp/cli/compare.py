@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_exp.errors import UserError
+from mnist_exp.errors import UserError, require
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,8 +119,6 @@ def _is_folder(name: str) -> bool:
 
 def _check(options: argparse.Namespace) -> None:
     """Refuse what cannot be, before anything is read."""
-    from mnist_exp.errors import require
-
     require(options.last is None or options.last >= 1, "--last", options.last, "at least 1")
     seconds = options.watch
     require(seconds is None or 0 < seconds <= _DAY, "--watch", seconds, f"a number of seconds above 0, at most {_DAY}")
@@ -128,33 +126,38 @@ def _check(options: argparse.Namespace) -> None:
         if not _is_folder(folder):
             kind = "is no folder" if os.path.lexists(folder) else "does not exist"
             raise UserError(f"{folder or repr(folder)} {kind}; name a folder of runs, such as outputs/runs")
-    files = _files(options)
-    for kind, name in files.items():
-        fine = name and not name.endswith("/") and not _is_folder(name)
-        require(bool(fine), f"--{kind}", name or repr(name), "a file, or - to print it")
-    if len({Path(name).absolute() for name in files.values()}) < len(files):
-        raise UserError(f"two of {', '.join(f'--{kind} {name}' for kind, name in files.items())} are one file")
-    ending = options.plot is None or _picture(options.plot)
-    require(bool(ending), "--plot", options.plot, f"the name of a picture, ending in {', '.join(_PICTURES)}")
-    asked = {name for name, value in vars(options).items() if value is not None and name != "folders"}
+    _check_files(_files(options))
+    asked = _asked(options)
     if options.watch is not None and asked & {*_KINDS, "baseline", "group_by"}:
         raise UserError("--watch shows a table of runs until Ctrl-C; it writes no file and answers no question")
     if options.storage is not None and (len(options.folders) != 1 or asked != {"storage"}):
         raise UserError("--storage is for the report of one search: compare outputs/sweeps/STUDY --storage URL")
 
 
+def _check_files(files: dict[str, str]) -> None:
+    for kind, name in files.items():
+        fine = name and not name.endswith("/") and not _is_folder(name)
+        require(bool(fine), f"--{kind}", name or repr(name), "a file, or - to print it")
+    if len({os.path.realpath(name) for name in files.values()}) < len(files):
+        raise UserError(f"two of {', '.join(f'--{kind} {name}' for kind, name in files.items())} are one file")
+    plot, allowed = files.get("plot", "-"), f"the name of a picture, ending in {', '.join(_PICTURES)}"
+    require(bool(_picture(plot)), "--plot", plot, allowed)
+
+
+def _asked(options: argparse.Namespace) -> set[str]:
+    """Return the names of the options that were typed."""
+    return {name for name, value in vars(options).items() if value is not None and name != "folders"}
+
+
 def _of_a_search(options: argparse.Namespace) -> bool:
     """Report on a search, if that is what is asked for; return whether it is."""
-    if len(options.folders) != 1 or any(
-        v is not None for k, v in vars(options).items() if k not in ("folders", "storage")
-    ):
+    if len(options.folders) != 1 or _asked(options) - {"storage"}:
         return False
-    from mnist_exp.search.read import is_study
+    from mnist_exp.search.read import is_study, load_study
 
     folder = Path(options.folders[0])
     if options.storage is None and not is_study(folder):
         return False
-    from mnist_exp.search.read import load_study
     from mnist_exp.search.report import report_study
 
     report_study(folder, load_study(folder, options.storage))

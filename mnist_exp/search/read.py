@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     import optuna
 
 _BYTES, _ROWS, _TRIALS = 64 * 2**20, 500_000, 10_000  # of a study.db, which Optuna reads in half a minute
-_TABLES = ("studies", "trials", "trial_params", "trial_values", "trial_intermediate_values", "trial_user_attributes")
+_TABLES = (
+    *("studies", "study_directions", "study_user_attributes", "study_system_attributes", "trials", "trial_params"),
+    *("trial_values", "trial_intermediate_values", "trial_user_attributes", "trial_system_attributes"),
+)
 
 
 class _Searched(BaseModel, strict=True):
@@ -47,7 +50,7 @@ class _Range(BaseModel, strict=True):
 
 
 class _Trial(BaseModel, strict=True):
-    """A trial as plain data; ``numbers``: its parameters that are no choices."""
+    """A trial as plain data; ``numbers``: its parameters that are no choices; ``values``: of a finished one."""
 
     number: Annotated[int, Field(ge=0)]
     values: Annotated[list[FiniteFloat], Field(max_length=1)] | None
@@ -83,7 +86,10 @@ def load_study(folder: Path, storage: str | None = None) -> optuna.Study:
             _check(study)
     except Exception as error:  # whatever a stranger's file makes of two libraries
         where = file if storage is None else without_password(storage)
-        raise UserError(f"{where} is not to be read as the study of a search: {_reason(error)}") from error
+        raise UserError(
+            f"{where} is not to be read as the study of a search: {_reason(error)}. "
+            f"Its trials, as runs: python -m mnist_exp compare {shlex.quote(str(folder))} --sort val_acc"
+        ) from error
     return study
 
 
@@ -129,7 +135,7 @@ def _copy(file: Path) -> sqlite3.Connection:
     That of a search which was killed while it wrote is rolled back, in a copy too.
     """
     if not file.is_file():
-        raise ValueError("it is no regular file")
+        raise ValueError("it is not a regular file")
     with file.open("rb") as opened:
         head = opened.read(20)
     if head[:16] != b"SQLite format 3\0" or head[18:20] != b"\1\1":  # with 2, a log beside it is part of it
@@ -137,7 +143,7 @@ def _copy(file: Path) -> sqlite3.Connection:
     try:
         return _loaded(file)
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorname != "SQLITE_READONLY_ROLLBACK":
+        if getattr(error, "sqlite_errorname", "") != "SQLITE_READONLY_ROLLBACK":
             raise
     refuse_strange_journal(file)
     with tempfile.TemporaryDirectory() as place:
@@ -184,10 +190,10 @@ def _check(study: optuna.Study) -> None:
     for trial in study.get_trials(deepcopy=False):
         ranges = trial.distributions
         numbers = [value for name, value in trial.params.items() if not hasattr(ranges[name], "choices")]
-        kept = {key: getattr(trial, key) for key in ("number", "values", "intermediate_values", "user_attrs")}
-        _Trial.model_validate(
-            {**kept, "names": list(ranges), "numbers": numbers, "ranges": [vars(found) for found in ranges.values()]}
-        )
+        kept = {key: getattr(trial, key) for key in ("number", "intermediate_values", "user_attrs")}
+        kept |= {"values": trial.values if trial.state.name == "COMPLETE" else None}
+        kept |= {"names": list(ranges), "numbers": numbers, "ranges": [vars(found) for found in ranges.values()]}
+        _Trial.model_validate(kept)
         optuna.create_trial(state=trial.state, values=trial.values, params=trial.params, distributions=ranges)
         names |= ranges.keys()
     if len(names) > 100:

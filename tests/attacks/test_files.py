@@ -295,6 +295,19 @@ def test_any_study_db_gets_one_message(command, sweep, attack):
     assert everything(str(SWEEP)) == before
 
 
+@pytest.mark.parametrize("metric", ["val_acc", "val_loss"])
+def test_a_trial_may_have_got_any_score_on_its_way(command, sweep, metric):
+    change("update trials set state = 'PRUNED' where number = 1")()
+    change("update study_user_attributes set value_json = ?", json.dumps({"metric": metric}))()
+    for kind in ("INF_POS", "INF_NEG", "NAN"):
+        change("update trial_intermediate_values set intermediate_value = null, intermediate_value_type = ?", kind)()
+        change("update trial_values set value = null, value_type = 'INF_NEG' where trial_id = 2")()
+        done = command("compare", str(sweep))
+        assert done.status == 0, done.err
+        assert done.err == ""
+        assert (sweep / "results" / "slices.png").exists()
+
+
 def test_a_study_with_more_rows_than_can_be_read_in_time_is_refused(command, sweep):
     many = "insert into trial_intermediate_values (trial_id, step, intermediate_value_type) "
     change(
