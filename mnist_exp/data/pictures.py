@@ -40,6 +40,8 @@ def read_tree(root: Path) -> tuple[Contents, list[str]]:
     unknown = sorted(set().union(*found) - set(classes))
     if unknown:
         raise UserError(f"{parts[1]} holds pictures of classes that {parts[0]} lacks: {', '.join(unknown)}")
+    if not found[-1]:
+        raise UserError(f"{parts[-1]} holds no picture. {_wanted(root)}")
     for name in classes:
         if name not in found[-1]:
             log.warning("%s holds no picture of %s: it cannot be scored", parts[-1], name)
@@ -48,7 +50,7 @@ def read_tree(root: Path) -> tuple[Contents, list[str]]:
         pairs = [(path, label) for label, name in enumerate(classes) for path in paths.get(name, [])]
         log.info("Reading %s pictures of %d classes below %s ...", f"{len(pairs):,}", len(paths), root)
         images.append(_stack([path for path, _ in pairs]))
-        labels.append(np.array([label for _, label in pairs]))
+        labels.append(np.array([label for _, label in pairs], np.int64))
     content = [part.tobytes() for pair in zip(images, labels, strict=True) for part in pair]
     digest = md5(b"".join([*content, json.dumps([classes, [len(part) for part in labels]]).encode()]))
     return Contents(images, labels, digest), classes
@@ -62,7 +64,7 @@ def read_picture(path: Path) -> np.ndarray:
     and is padded on both sides with the background, which is the median of the picture's border. A grey picture of
     28 x 28 stays as it is. Raises UserError naming a file that cannot be read.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with open_regular(path) as file, Image.open(file, formats=FORMATS) as picture:
@@ -85,6 +87,8 @@ def read_picture(path: Path) -> np.ndarray:
         border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
         background = int(np.median(border))
         return np.asarray(ImageOps.pad(grey, (SIDE, SIDE), Image.Resampling.BILINEAR, color=background))
+    except UnidentifiedImageError as error:
+        raise UserError(f"{path} is none of {', '.join(FORMATS)}, or damaged; repair or remove it") from error
     except Exception as error:  # Pillow raises one of many
         raise UserError(f"{path} cannot be read as a picture: {error}; repair or remove it") from error
 

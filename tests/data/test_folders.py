@@ -1,7 +1,10 @@
 """Pictures in folders become a data set like the built-in ones; class names are kept."""
 
 import json
+import os
 import re
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +33,37 @@ def lay(folder: Path, classes: list[str], count: int, size: tuple[int, int] = (2
             width = 28 // len(classes)
             pixels[:, width * label : width * (label + 1)] = 255
             Image.fromarray(pixels).resize(size).save(folder / name / f"{number}.{kind}")
+
+
+def png_of(side: int) -> bytes:
+    """The beginning of one that is as large."""
+    header = b"IHDR" + struct.pack(">2I5B", side, side, 8, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I", 13)
+        + header
+        + struct.pack(">I", zlib.crc32(header))
+        + struct.pack(">I4s", 99, b"IDAT")
+        + bytes(99)
+    )
+
+
+def a_program(path: Path) -> None:
+    """A picture for which Pillow starts the program gs."""
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 28 28\n%%EndComments\nshowpage\n%%EOF\n")
+    program = Path("gs")
+    program.write_text("#!/bin/sh\ntouch 'was here'\n")
+    program.chmod(0o755)
+
+
+HARMFUL = {
+    "pipe": os.mkfifo,
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "huge": lambda path: path.write_bytes(png_of(9_000)),
+    "bomb": lambda path: path.write_bytes(png_of(30_000)),
+    "program": a_program,
+    "deep": lambda path: path.with_suffix("").joinpath(*["d"] * 101).mkdir(parents=True),
+}
 
 
 def assert_classes(command, run: Path, classes: list[str]) -> None:
@@ -102,15 +136,22 @@ def test_more_than_ten_classes_need_a_larger_model(command, place):
     [
         ("absent", ["mine is no folder", "mine/train/<class>/<picture>", "data.root=FOLDER"]),
         ("flat pictures", ["mine holds no folder of a class"]),
+        ("empty test", ["mine/test holds no picture. Wanted: mine/train/<class>/<picture>"]),
         ("no test", ["holds one of train and test, but not test"]),
         ("one class", ["mine/train holds pictures of 1 classes", "at least 2"]),
         ("unknown in test", ["mine/test holds pictures of classes that", "lacks: dog"]),
         ("broken", ["mine/train/cat/0.png cannot be read as a picture", "truncated"]),
         ("32 bits", ["mine/train/cat/x.tiff", "32 bits"]),
+        ("pipe", ["mine/train/cat/x.png", "is not a regular file"]),
+        ("device", ["mine/train/cat/x.png", "is not a regular file"]),
+        ("huge", ["mine/train/cat/x.png", "9,000 x 9,000 pixels are more than 40,000,000"]),
+        ("bomb", ["mine/train/cat/x.png", "decompression bomb"]),
+        ("program", ["mine/train/cat/x.png", "none of PNG, JPEG"]),
+        ("deep", ["lies deeper than 100 folders"]),
         ("test_size", ["data.test_size is 40", "between 1 and 39"]),
     ],
 )
-def test_a_wrong_tree_is_named(command, place, change, words):
+def test_a_wrong_tree_is_named(command, place, monkeypatch, change, words):
     lay(place / "mine" / "train", ["cat", "yak"], 20)
     lay(place / "mine" / "test", ["cat", "yak"], 2)
     mine = place / "mine"
@@ -122,6 +163,9 @@ def test_a_wrong_tree_is_named(command, place, change, words):
         (place / "flat").rename(mine)
     elif change == "no test":
         (mine / "test").rename("elsewhere")
+    elif change == "empty test":
+        for picture in (mine / "test").rglob("*.png"):
+            picture.unlink()
     elif change == "one class":
         (mine / "train" / "yak").rename("elsewhere")
     elif change == "unknown in test":
@@ -131,6 +175,9 @@ def test_a_wrong_tree_is_named(command, place, change, words):
         picture.write_bytes(picture.read_bytes()[:200])
     elif change == "32 bits":
         Image.fromarray(np.ones((28, 28), np.float32)).save(mine / "train" / "cat" / "x.tiff")
+    elif change in HARMFUL:
+        monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
+        HARMFUL[change](mine / "train" / "cat" / "x.png")
     else:
         (mine / "train").rename("flat")
         mine.rename("elsewhere")
@@ -139,6 +186,18 @@ def test_a_wrong_tree_is_named(command, place, change, words):
     assert done.status == 2
     assert all(word in done.err for word in words), done.err
     assert not list(place.glob("outputs/runs/*"))
+    assert not (place / "was here").exists()
+
+
+def test_links_in_a_circle_end(place):
+    lay(place / "mine", ["cat", "yak"], 6)
+    for name in ("one", "other"):
+        (place / "mine" / "cat" / name).symlink_to(place / "mine" / "cat")
+    (place / "elsewhere").mkdir()
+    (place / "mine" / "yak").rename(place / "elsewhere" / "yak")
+    (place / "mine" / "yak").symlink_to(place / "elsewhere" / "yak")  # as of pictures on another disk
+    splits = ImageFolder("mine", str(place / "mine"), 2).load()
+    assert len(splits.train) + len(splits.val) + len(splits.test) == 12
 
 
 def test_what_is_left_out_is_said(place, caplog):

@@ -55,7 +55,7 @@ def interrupted(command, monkeypatch) -> Path:
     return Path("cut")
 
 
-@pytest.mark.parametrize("damage", ["torn", "zeroed", "foreign", "gone"])
+@pytest.mark.parametrize("damage", ["torn", "zeroed", "foreign", "gone", "misshapen", "pipe"])
 def test_a_bad_checkpoint_falls_back_to_the_one_before(command, interrupted, damage):
     last = interrupted / "checkpoints" / "last.pth"
     if damage == "torn":
@@ -66,8 +66,14 @@ def test_a_bad_checkpoint_falls_back_to_the_one_before(command, interrupted, dam
         torch.load(last, weights_only=True)  # torch does not notice
     elif damage == "foreign":
         torch.save({"weights": torch.ones(3)}, last)
+    elif damage == "misshapen":
+        saved = torch.load(last, weights_only=True)
+        saved["optimizer"]["base"]["state"][0]["momentum_buffer"] = torch.ones(3)
+        torch.save(saved, last)
     else:
         last.unlink()
+        if damage == "pipe":
+            os.mkfifo(last)
     done = command("train", f"resume={interrupted}")
     assert done.status == 0, done.err
     assert "last.pth" in done.out
