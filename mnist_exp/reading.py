@@ -52,10 +52,10 @@ def read_bytes(file: Path, most: int) -> bytes:
             found = os.fstat(opened.fileno())
             if not stat.S_ISREG(found.st_mode):
                 raise refusal(file, "it is no regular file")
-            content = b"" if found.st_size > most else opened.read(most + 1)
+            content = b"" if found.st_size > most else opened.read(found.st_size)
     except OSError as error:
         raise refusal(file, error.strerror) from error
-    if max(found.st_size, len(content)) > most:
+    if found.st_size > most:
         raise refusal(file, f"it is larger than {most // MIB} MiB")
     return content
 
