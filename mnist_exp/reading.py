@@ -62,10 +62,10 @@ def read_bytes(file: Path, most: int) -> bytes:
     with open_regular(file) as opened:
         try:
             size = os.fstat(opened.fileno()).st_size
-            content = b"" if size > most else opened.read(most + 1)
+            content = b"" if size > most else opened.read(size)
         except OSError as error:
             raise refusal(file, error.strerror) from error
-    if max(size, len(content)) > most:
+    if size > most:
         raise refusal(file, f"it is larger than {most:,} bytes")
     return content
 

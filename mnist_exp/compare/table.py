@@ -203,7 +203,7 @@ def _row(run: RunFolder) -> dict[str, Any]:
     )
     begun = {"warm_start": info["warm_start"]} if info.get("warm_start") else {}
     named = {key: value for key, value in run.named().items() if key not in (*FACTS, "warm_start")}
-    return {**begun, **named, **dataclasses.asdict(row)}
+    return {**begun, **named, **vars(row)}
 
 
 def select(
