@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ def make(folder: Path, number: int, config: str) -> None:
         "seed": number,
         "epoch": 20,
         "epochs": 20,
-        "started": f"2026-01-01T00:00:{number:05}",
+        "started": (datetime(2026, 1, 1) + timedelta(minutes=number)).isoformat(),
         "seconds": 60.0,
         "overrides": [f"optimizer.lr={lr}", f"seed={number}"],
         "dataset": {

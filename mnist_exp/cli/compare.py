@@ -59,7 +59,7 @@ def compare(arguments: list[str]) -> None:
     if answer is not None:
         screen.print()
         screen.print(table(answer, list(answer.columns), title) if len(answer) else "nothing to compare with")
-    contents = _contents(runs, title, answer, options)
+    contents = _contents(runs, title, answer, options, tell)
     for kind, name in _files(options).items():
         write_output(name, contents[kind])
         if name != "-":
@@ -235,7 +235,7 @@ def _answer(runs: pd.DataFrame, options: argparse.Namespace, tell: Tell) -> tupl
 
 
 def _contents(
-    runs: pd.DataFrame, title: str, answer: pd.DataFrame | None, options: argparse.Namespace
+    runs: pd.DataFrame, title: str, answer: pd.DataFrame | None, options: argparse.Namespace, tell: Tell
 ) -> dict[str, bytes]:
     """Return {kind: content} of the files that are asked for; CSV and JSON hold the answer, if any, the page both."""
     result, contents = (runs if answer is None else answer).map(_utf8).rename(columns=_utf8), {}
@@ -248,13 +248,14 @@ def _contents(
         from mnist_exp.console import cell
 
         columns = [c for c in _columns(runs, options) if any(cell(c, v) for v in runs[c])]
-        contents["html"] = html_page(runs, columns, title, answer)
+        contents["html"] = html_page(runs, columns, title, answer, tell)
     if options.plot is not None:
-        from mnist_exp.runs.folder import RunFolder
+        from mnist_exp.compare.table import histories
         from mnist_exp.runs.pictures import plot_runs
 
-        histories = {run["name"]: RunFolder(Path(run["path"]), {}).history() for _, run in runs.iterrows()}
-        contents["plot"] = plot_runs(histories, _picture(options.plot))
+        rows = histories(runs, tell)
+        named = {run["name"]: rows[run["path"]] for _, run in runs.iterrows()}
+        contents["plot"] = plot_runs(named, _picture(options.plot))
     return contents
 
 

@@ -54,7 +54,7 @@ def group(runs: pd.DataFrame, keys: Sequence[str] | None = None, tell: Tell = lo
         row = _labelled(members, keys, varying)
         units = len(_scores(members, "seed", hidden))
         row |= {"n": units, "runs": len(members) if len(members) > units else None}
-        row["seeds"] = ",".join(map(str, sorted(set(members["seed"]))))
+        row["seeds"] = ",".join(str(seed) for seed in sorted({int(seed) for seed in members["seed"].dropna()}))
         for metric in ("val_acc", "test_acc"):
             means = pd.Series([sum(x) / len(x) for x in _scores(members, metric, hidden).values()], dtype=float)
             row |= {f"{metric}_mean": means.mean(), f"{metric}_std": means.std()}
@@ -80,7 +80,7 @@ def against(runs: pd.DataFrame, baseline: str, tell: Tell = log.warning) -> pd.D
     import numpy as np
 
     base = one(runs, baseline)
-    right = _correct(base)
+    right = _correct(base)  # a damage is told as a mistake
     if right is None:
         raise UserError(
             f"--baseline {base['name']}: it has no results/predictions.npz, so it cannot be compared by image"
@@ -90,7 +90,11 @@ def against(runs: pd.DataFrame, baseline: str, tell: Tell = log.warning) -> pd.D
         if run["data_id"] != base["data_id"]:
             tell(f"not compared: {_why(run, base)}")
             continue
-        other = _correct(run)
+        try:
+            other = _correct(run)
+        except UserError as error:
+            tell(f"not compared: {error}")
+            continue
         if other is None or not np.array_equal(other[1], right[1]):
             tell(f"not compared: {run['name']} has no predictions for the same test images")
             continue
@@ -242,6 +246,9 @@ def _composed(run: Any) -> dict[str, Any]:
 
 
 def _correct(run: Any) -> tuple[Any, Any] | None:
-    """Return (right bool [n], labels [n]) of a run's test images; None if it has no predictions."""
+    """Return (right bool [n], labels [n]) of a run's test images; None if it has no predictions.
+
+    Raises UserError if they are damaged.
+    """
     saved = RunFolder(Path(run["path"]), {}).predicted("predicted", "labels")
     return None if saved is None else (saved[0] == saved[1], saved[1])

@@ -6,15 +6,17 @@ import base64
 import io
 import json
 import math
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnist_exp.compare.table import differing
+from mnist_exp.compare.table import differing, histories
 from mnist_exp.config.recipe import flatten
 from mnist_exp.console import cell, shown
+from mnist_exp.errors import UserError
 from mnist_exp.runs.folder import RunFolder
 from mnist_exp.runs.pictures import class_name, confusion
 
@@ -23,14 +25,17 @@ if TYPE_CHECKING:
 
 _POINTS = 200  # of a learning curve at the most
 _WALL = 60  # digits on the wall
+_TESTED, _CLASSES = 500_000, 2000  # images of a test set; classes twice, those of the data and those predicted
+Tell = Callable[[str], None]
 
 
-def html_page(runs: pd.DataFrame, columns: list[str], title: str, answer: pd.DataFrame | None) -> bytes:
+def html_page(runs: pd.DataFrame, columns: list[str], title: str, answer: pd.DataFrame | None, tell: Tell) -> bytes:
     """Return the page about ``runs`` (of compare.load_runs) with a table of ``columns``.
 
-    ``answer``: the table that answers a question, under its ``title``; None if none was asked.
+    ``answer``: the table that answers a question, under its ``title``; None if none was asked. ``tell`` is called with a
+    line for each file of a run that cannot be read, and which the page is without.
     """
-    records, configs = [], []
+    records, configs, curves = [], [], histories(runs, tell)
     for _, run in runs.iterrows():
         folder = RunFolder(Path(run["path"]), {"prefix": ""})
         records.append(
@@ -40,9 +45,11 @@ def html_page(runs: pd.DataFrame, columns: list[str], title: str, answer: pd.Dat
                 "values": [_plain(run[c]) for c in columns],
                 "scores": {key: _plain(run[key]) for key in ("val_acc", "test_acc", "val_loss")},
                 "parameters": {key: _plain(run[key]) for key in [*differing(runs), "seed"]},
-                "curve": _curve(folder),
+                "curve": _curve(curves[run["path"]]),
             }
         )
+        for line in folder.damages():
+            tell(f"incomplete: {line}")
         configs.append({key: json.dumps(value) for key, value in flatten(folder.config()).items()})
     # most values are the same in all runs: they are stored once
     common = {k: v for k, v in (configs[0] if configs else {}).items() if all(c.get(k) == v for c in configs)}
@@ -52,7 +59,7 @@ def html_page(runs: pd.DataFrame, columns: list[str], title: str, answer: pd.Dat
         "runs": records,
         "common": common,
         "configs": [{k: v for k, v in config.items() if common.get(k) != v} for config in configs],
-        **_mistakes(runs),
+        **_mistakes(runs, tell),
     }
     template = (resources.files("mnist_exp.compare") / "page.html").read_text()
     return template.replace("__DATA__", _data(page)).encode()
@@ -81,9 +88,8 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _curve(folder: RunFolder) -> list[list[float | None]]:
-    """Return [epoch, train loss, train accuracy, val loss, val accuracy] of at most so many epochs."""
-    rows = folder.history()
+def _curve(rows: list[dict[str, Any]]) -> list[list[float | None]]:
+    """Return [epoch, train loss, train accuracy, val loss, val accuracy] of at most so many of ``rows``."""
     kept = sorted({round(i) for i in np.linspace(0, len(rows) - 1, min(len(rows), _POINTS))}) if rows else []
     keys = ("train_loss", "train_acc", "val_loss", "val_acc")
     finite = [[_plain(rows[i][k]) for k in keys] for i in kept]
@@ -93,7 +99,7 @@ def _curve(folder: RunFolder) -> list[list[float | None]]:
     ]
 
 
-def _mistakes(runs: pd.DataFrame) -> dict[str, Any]:
+def _mistakes(runs: pd.DataFrame, tell: Tell) -> dict[str, Any]:
     """Return each run's confusion matrix, and the test images that most runs get wrong, with what each run said.
 
     The wall is of the largest set of scored runs on the same data and split.
@@ -105,15 +111,22 @@ def _mistakes(runs: pd.DataFrame) -> dict[str, Any]:
     data = runs["data_id"]
     home, scored = next(iter(data[runs["test_acc"].notna()].mode()), None), 0
     for number, path in enumerate(runs["path"]):
-        folder = RunFolder.open(Path(path))
-        saved = folder.predicted("predicted", "labels", "probs")
+        try:
+            folder = RunFolder.open(Path(path))
+            saved, classes = folder.predicted("predicted", "labels"), _classes(folder)
+            numbers, drawn = folder.predicted("wrong", "images") or (np.array([]), np.array([]))
+            if saved is not None and len(saved[0]) > _TESTED:
+                raise UserError(f"{folder.predictions} is of more than {_TESTED:,} images")
+            if saved is not None and len(classes) + len(np.unique(saved[0])) > _CLASSES:
+                raise UserError(f"{folder.predictions} is of more than {_CLASSES // 2:,} classes")
+        except UserError as error:
+            saved = None
+            tell(f"no confusion matrix: {error}")
         if saved is None:
             confusions.append(None)
             continue
-        predicted, labels = saved[0].astype(int), saved[1].astype(int)
-        classes = folder.dataset.get("classes") or [str(label) for label in range(saved[2].shape[1])]
-        numbers, shown = folder.predicted("wrong", "images") or (np.array([]), np.array([]))
-        images = dict(zip(numbers.tolist(), shown, strict=True))
+        predicted, labels = saved
+        images = dict(zip(numbers.tolist(), drawn, strict=True))
         names, counts = confusion(predicted, labels, classes)
         confusions.append({"classes": names, "counts": counts.tolist()})
         if data.iloc[number] != home:
@@ -127,6 +140,15 @@ def _mistakes(runs: pd.DataFrame) -> dict[str, Any]:
     worst = sorted((i for i in wrong if i in pictures), key=lambda i: (-len(wrong[i]), i))[:_WALL]
     wall = [{"index": i, "label": truth[i], "said": wrong[i], "image": _png(pictures[i])} for i in worst]
     return {"confusions": confusions, "wall": wall, "scored": scored}
+
+
+def _classes(folder: RunFolder) -> list[str]:
+    """Return the names of the classes; their numbers where an older version has kept none."""
+    known = folder.dataset.get("classes")
+    if known:
+        return known
+    probs = folder.predicted("probs")
+    return [] if probs is None else [str(label) for label in range(probs[0].shape[1])]
 
 
 def _png(image: np.ndarray) -> str:

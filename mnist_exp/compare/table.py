@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_exp.errors import UserError
-from mnist_exp.runs.folder import RunFolder, is_run
+from mnist_exp.runs.folder import RunFolder
 from mnist_exp.statistics import wilson
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 log = logging.getLogger(__name__)
+_DEPTH = 64  # folders in each other, in which runs are looked for
 METRICS = ("val_acc", "val_loss", "test_acc", "test_acc_tta", "test_acc_swa", "ensemble_acc", "images_per_s")
 
 
@@ -67,7 +69,8 @@ def load_runs(
 ) -> pd.DataFrame:
     """Return a DataFrame with a row for every run and trial below ``folders`` (default: "outputs"), oldest first.
 
-    What cannot be read is left out, after ``tell`` has been called with a line that says why. Columns:
+    What cannot be read is left out, after ``tell`` has been called with a line that says why; of a run whose config
+    cannot be read, only what run.json does not say. Columns:
 
     - path: the real one; name: the shortest end of it that tells these runs apart;
     - task_name, tags, started (ISO 8601), command, error: text;
@@ -87,15 +90,11 @@ def load_runs(
 
     rows = []
     each = [[folder] if isinstance(folder, str | Path) else folder for folder in folders or ("outputs",)]
-    for path in dict.fromkeys(_find(itertools.chain(*each))):  # by whatever ways it was reached
+    for path in dict.fromkeys(_find(itertools.chain(*each), tell)):  # by whatever ways it was reached
         try:
-            row = _row(RunFolder.open(path))
+            rows.append(_row(RunFolder.open(path)))
         except UserError as error:
             tell(f"skipped: {error}")
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            tell(f"skipped: {path}/run.json is not complete ({type(error).__name__}: {error})")
-        else:
-            rows.append(row)
     runs = pd.DataFrame(rows)
     if runs.empty:
         return runs
@@ -105,7 +104,7 @@ def load_runs(
         parents = runs["warm_start"].dropna().unique()
         runs["warm_start"] = runs["warm_start"].map(dict(zip(parents, shortest(parents), strict=True)))
     for key in [*(c for c in runs.columns if c not in FACTS), *keys]:
-        _fill(runs, key)
+        _fill(runs, key, tell)
     right = (runs["test_acc"] * runs["n_test"] / 100).round()
     runs["test_low"], runs["test_high"] = wilson(right, runs["n_test"].where(runs["n_test"] > 0, np.nan))
     known = runs["test_acc"].notna()
@@ -124,10 +123,27 @@ def shortest(paths: Iterable[str]) -> list[str]:
     return names
 
 
-def _fill(runs: pd.DataFrame, key: str) -> None:
+def histories(runs: pd.DataFrame, tell: Callable[[str], None] = log.warning) -> dict[str, list[dict[str, Any]]]:
+    """Return {path: rows of its history} of ``runs``; none of a history that is damaged, after ``tell`` has said so."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in runs["path"]:
+        try:
+            found[path] = RunFolder(Path(path), {}).history()
+        except UserError as error:
+            found[path] = []
+            tell(f"no learning curve: {error}")
+    return found
+
+
+def _fill(runs: pd.DataFrame, key: str, tell: Callable[[str], None]) -> None:
     """Give runs that left ``key`` at its default that default, from their composed configs; no column if none has it."""
     present = runs[key].notna() if key in runs.columns else runs["path"].isna()
-    values = {index: RunFolder(Path(str(runs.at[index, "path"])), {}).composed(key) for index in runs.index[~present]}
+    values = {}
+    for index in runs.index[~present]:
+        run = RunFolder(Path(str(runs.at[index, "path"])), {})
+        values[index] = run.composed(key)
+        for line in run.damages():
+            tell(f"incomplete: {line}")
     found = {index: value for index, value in values.items() if value is not None and not isinstance(value, dict)}
     if key not in runs.columns:
         if not found:
@@ -138,16 +154,23 @@ def _fill(runs: pd.DataFrame, key: str) -> None:
         runs[key] = runs[key].infer_objects()
 
 
-def _find(folders: Iterable[str | Path]) -> Iterator[Path]:
-    """Yield the real path of every run below ``folders``, without looking further inside it."""
+def _find(folders: Iterable[str | Path], tell: Callable[[str], None]) -> Iterator[Path]:
+    """Yield the real path of every run below ``folders``, without looking further inside it, or through links."""
     for folder in folders:
         if not Path(folder).exists():
             raise UserError(f"{folder} does not exist; name a folder of runs, such as outputs/runs")
-        for place, names, _ in os.walk(folder):
-            if is_run(Path(place)):
+        for place, names, files in os.walk(folder, onerror=lambda error: tell(f"skipped: {_unreadable(error)}")):
+            if "run.json" in (*names, *files):
                 yield Path(place).resolve()
                 names.clear()
+            elif names and len(Path(place).relative_to(folder).parts) >= _DEPTH:
+                tell(f"skipped: what is in {place}, since it is more than {_DEPTH} folders deep")
+                names.clear()
             names.sort()
+
+
+def _unreadable(error: OSError) -> str:
+    return f"{error.filename} cannot be read: {error.strerror}"
 
 
 def _row(run: RunFolder) -> dict[str, Any]:
@@ -155,32 +178,33 @@ def _row(run: RunFolder) -> dict[str, Any]:
     info = run.info
     metrics = info["metrics"]
     dataset = run.dataset
-    seconds = float(info.get("seconds") or 0.0)
+    seconds = info.get("seconds", 0.0)
     split = " ".join(str(dataset.get(key)) for key in ("train", "val", "test", "split_seed"))
     row = Row(
         path=str(run.path),
         name=run.path.name,
         status=info["status"],
         task_name=info.get("task_name"),
-        tags=" ".join(info.get("tags", [])),
-        started=info.get("started") or "",
+        tags=" ".join(map(str, info.get("tags", []))),
+        started=info.get("started", ""),
         command=info.get("command"),
         error=info.get("error"),
-        epochs=int(info.get("epoch") or 0),
-        planned=int(info.get("epochs") or 0),
+        epochs=info.get("epoch", 0),
+        planned=info.get("epochs", 0),
         seconds=seconds,
         duration=f"{int(seconds) // 3600}:{int(seconds) % 3600 // 60:02}:{int(seconds) % 60:02}",
-        **{key: float(metrics[key]) if metrics.get(key) is not None else math.nan for key in METRICS},
+        **{key: math.nan if metrics.get(key) is None else metrics[key] for key in METRICS},
         seed=info.get("seed"),
         dataset=dataset.get("name"),
         md5=dataset.get("md5"),
         split=split,
         data_id=f"{dataset.get('md5') or run.path} {split}",
-        n_test=dataset.get("test") or 0,
+        n_test=dataset.get("test", 0),
         recipe=run.recipe,
     )
     begun = {"warm_start": info["warm_start"]} if info.get("warm_start") else {}
-    return {**begun, **run.named(), **dataclasses.asdict(row)}
+    named = {key: value for key, value in run.named().items() if key not in (*FACTS, "warm_start")}
+    return {**begun, **named, **dataclasses.asdict(row)}
 
 
 def select(
@@ -190,7 +214,6 @@ def select(
 
     Dotted keys may be written bare: ``val_acc > 99.5 and optimizer.lr < 0.02``. Raises UserError naming the columns.
     """
-    import numpy as np
     import pandas as pd
 
     if filter is not None:
@@ -199,34 +222,51 @@ def select(
         query = DOTTED.sub(lambda match: f"`{match[0]}`" if match[0] in columns else match[0], filter)
         try:
             named = re.search(r"\b(null|deleted)\b", filter)  # as text, which they are in the table
-            asked = (runs if named else _numbers(runs))[columns]
-            found = np.asarray(asked.eval(query, engine="python", local_dict={}, global_dict={}))
-            if found.shape != (len(runs),) or found.dtype != bool:
-                raise ValueError("it is no condition on each run")
-            runs = runs[found]
+            asked = [runs[columns]] if named else [_numbers(runs[columns], bare) for bare in (True, False)]
+            runs = runs[_holds(query, asked)]
         except Exception as error:
             raise UserError(f"--filter {filter!r} does not work: {error}\nColumns: {_columns(runs)}") from error
     if last is not None:
         runs = runs.tail(last)
     if sort is not None:
         need(runs, sort, "--sort")
-        values = _numbers(runs)[sort]
+        values = _numbers(runs, bare=False)[sort]
         text = not pd.api.types.is_numeric_dtype(values)
         values, lower = values.astype(str) if text else values, text or sort.startswith("val_loss")
         runs = runs.loc[values.sort_values(ascending=lower, kind="stable", na_position="last").index]
     return runs
 
 
-def _numbers(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return ``runs`` with NaN for "null" and "deleted" in columns of numbers, so that these can be compared."""
+def _holds(query: str, tables: Sequence[pd.DataFrame]) -> np.ndarray:
+    """Return for which rows ``query`` holds, bool [N], in the first of ``tables`` whose types it suits."""
+    import numpy as np
+
+    try:
+        found = np.asarray(tables[0].eval(query, engine="python", local_dict={}, global_dict={}))
+    except TypeError:
+        if len(tables) == 1:
+            raise
+        return _holds(query, tables[1:])
+    if found.shape != (len(tables[0]),) or found.dtype != bool:
+        raise ValueError("it is no condition on each run")
+    return found
+
+
+def _numbers(runs: pd.DataFrame, bare: bool = True) -> pd.DataFrame:
+    """Return ``runs`` with NaN for "null" and "deleted" in columns of numbers, so that these can be compared.
+
+    A column with other text in it is none of numbers, if they are to be ``bare``; else that text is NaN, too.
+    """
     import pandas as pd
 
-    bare = {}
+    numbers = {}
     for column in [c for c in runs if c not in FACTS and pd.api.types.is_object_dtype(runs[c])]:
         others = runs[column].isin(["null", "deleted"]) | runs[column].isna()
         with contextlib.suppress(ValueError, TypeError):
-            bare[str(column)] = pd.to_numeric(runs[column].mask(others))
-    return runs.assign(**bare)
+            found = pd.to_numeric(runs[column].mask(others), errors="raise" if bare else "coerce")
+            if bare or any(isinstance(value, int | float) for value in runs[column][found.notna()]):
+                numbers[str(column)] = found
+    return runs.assign(**numbers)
 
 
 def need(runs: pd.DataFrame, column: str, option: str) -> None:

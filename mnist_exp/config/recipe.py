@@ -31,6 +31,7 @@ _MOVED = {
 }
 # keys that configs of older versions do not have, and what they meant by that
 _ADDED = {"schedule.interval": "epoch"}
+_DEPTH = 64  # of mappings, lists and references in each other, which are followed
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
 
 
@@ -50,7 +51,7 @@ def digest(config: Mapping[str, Any], warm_start: Any = None) -> str:
 
     ``warm_start``: the run whose weights it began with.
     """
-    text = json.dumps([values(config), warm_start and str(warm_start)], sort_keys=True, default=str)
+    text = json.dumps(_sortable([values(config), warm_start and str(warm_start)]), sort_keys=True, default=str)
     return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()[:8]
 
 
@@ -96,6 +97,13 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _sortable(value: Any) -> Any:
+    """Return ``value`` with text for all keys."""
+    if isinstance(value, Mapping):
+        return {str(key): _sortable(child) for key, child in value.items()}
+    return [_sortable(child) for child in value] if isinstance(value, list) else value
+
+
 def _applied_in_turn(tree: Any, prefix: str = "") -> Iterator[tuple[str, list[str]]]:
     """Yield the components whose parts are components too, and these in their order: transforms go one after another."""
     if isinstance(tree, Mapping):
@@ -111,23 +119,35 @@ def _current(override: str) -> str:
     return f"{key}={modern(value)}" if equals and key.endswith("_target_") else override
 
 
-def followed(value: Any, tree: Mapping[str, Any], depth: int = 16) -> Any:
-    """Return ``value`` with what its references name in ``tree`` in their place, but for places and the seed."""
-    if isinstance(value, Mapping):
-        return {key: followed(child, tree, depth) for key, child in value.items()}
-    if isinstance(value, list):
-        return [followed(child, tree, depth) for child in value]
-    if not isinstance(value, str) or "${" not in value or not depth:
-        return value
+def followed(value: Any, tree: Mapping[str, Any]) -> Any:
+    """Return ``value`` with what its references name in ``tree`` in their place, but for places and the seed.
 
-    def named(key: str) -> Any:
-        node: Any = ... if below(key, (*PLACES, "seed")) else tree
+    What lies deeper than any config, or brings in more than 100,000 letters, stays a reference: those of a config that
+    is made for it never end.
+    """
+    left = 100_000
+
+    def follow(value: Any, depth: int) -> Any:
+        if isinstance(value, Mapping):
+            return {key: follow(child, depth + 1) for key, child in value.items()}
+        if isinstance(value, list):
+            return [follow(child, depth + 1) for child in value]
+        if not isinstance(value, str) or "${" not in value:
+            return value
+        whole = _REFERENCE.fullmatch(value)
+        if whole is not None:
+            found = named(whole[1], depth)
+            return value if found is ... else found
+        return _REFERENCE.sub(lambda m: m[0] if (part := named(m[1], depth)) is ... else str(_plain(part)), value)
+
+    def named(key: str, depth: int) -> Any:
+        nonlocal left
+        node: Any = ... if depth > _DEPTH or left <= 0 or below(key, (*PLACES, "seed")) else tree
         for part in key.split("."):
             node = node.get(part, ...) if isinstance(node, Mapping) else ...
-        return node if node is ... else followed(node, tree, depth - 1)
+        if node is not ...:
+            node = follow(node, depth + 1)
+            left -= len(str(node))
+        return node if left > 0 else ...
 
-    whole = _REFERENCE.fullmatch(value)
-    if whole is not None:
-        found = named(whole[1])
-        return value if found is ... else found
-    return _REFERENCE.sub(lambda m: m[0] if (part := named(m[1])) is ... else str(_plain(part)), value)
+    return follow(value, 0)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import functools
+import itertools
+import math
+import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mnist_exp.config import recipe
+from mnist_exp.errors import UserError
 from mnist_exp.files import atomic_write
+from mnist_exp.reading import load_yaml, read_yaml
+from mnist_exp.runs.schema import KEYS
+
+__all__ = ["Composed", "load_yaml", "read_yaml"]
+_KEY = re.compile(r"[\w./@:-]{1,200}")  # that may name a column
+_CELL = 1000  # letters of a value in a table
 
 
 class Composed:
@@ -38,30 +47,41 @@ class Composed:
 
     def choices(self) -> dict[str, Any]:
         """Return {group: choice} of what was composed; {} where it cannot be read."""
-        try:
-            return dict(read_yaml(self.hydra_settings)["hydra"]["runtime"]["choices"])
-        except (KeyError, TypeError):
-            return {}
+        node = read_yaml(self.hydra_settings)
+        for part in ("hydra", "runtime", "choices"):
+            node = node.get(part) if isinstance(node, dict) else None
+        return node if isinstance(node, dict) else {}
+
+    def damages(self) -> Iterator[str]:
+        """Yield a line for each of these files that is there and cannot be read."""
+        for file in (self.hydra_config, self.hydra_settings):
+            try:
+                if os.path.lexists(file):
+                    load_yaml(file)
+            except UserError as error:
+                yield str(error)
 
     def composed(self, key: str) -> Any:
         """Return what ``key`` was composed to: its value, references followed; the choice of a group.
 
-        "null" for a value that is null, a mapping where keys stand below. None where there is no such key or choice.
+        Text, a number, "null" for null, a mapping where keys stand below. None where there is no such key or choice.
         """
         if "." not in key and key in (choices := self.choices()):
-            return choices[key]
+            return None if choices[key] is None else _cell(choices[key])
         config = self.config()
         node: Any = config
         for part in key.split("."):
             if not isinstance(node, dict) or part not in node:
                 return None
             node = recipe.followed(node[part], config) if isinstance(node[part], str) else node[part]
-        return "null" if node is None else str(node) if isinstance(node, list) else node
+        return node if isinstance(node, dict) else _cell(node)
 
     def named(self) -> dict[str, Any]:
         """Return what the keys of the recipe that the command line named were composed to; "deleted" for what was."""
         known = self.info.get("named")
-        return _named(self) if known is None else dict(known)  # known without reading the config
+        if known is None:  # by an older version, else it is known without reading the config
+            return _named(self)
+        return {key: _cell(value) for key, value in known.items() if _KEY.fullmatch(key)}
 
     @property
     def recipe(self) -> str | None:
@@ -99,26 +119,22 @@ class Composed:
         self.info |= {"recipe": {"rule": recipe.RULE, "digest": self.recipe}, "named": self.named()}
 
 
-def read_yaml(file: Path) -> Any:
-    """Return what a YAML file of a run holds; None if it cannot be read. Not to be changed: it is read once."""
-    try:
-        found = file.stat()
-        return _read_yaml(file, found.st_mtime_ns, found.st_size)
-    except (OSError, yaml.YAMLError):
-        return None
-
-
-@functools.lru_cache(maxsize=4096)
-def _read_yaml(file: Path, changed: int, size: int) -> Any:
-    return yaml.load(file.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+def _cell(value: Any) -> str | int | float:
+    """Return a value as it may stand in a table."""
+    whole, number = isinstance(value, int), isinstance(value, float)
+    if (whole and abs(value) < 2**63) or (number and math.isfinite(value)):
+        return value
+    text = "null" if value is None else str(value)
+    return text if len(text) <= _CELL else f"{text[: _CELL - 1]}\u2026"
 
 
 def _named(run: Composed) -> dict[str, Any]:
     """Return {key named on the command line: value}, of a key that is a mapping all keys below it."""
     found: dict[str, Any] = {}
-    for override in run.info.get("overrides", []):
+    for override in run.info["overrides"]:
         key = override.lstrip("+~").partition("=")[0]
         if not recipe.below(key, recipe.PLACES):
             found[key] = "deleted" if override.startswith("~") else None
     found |= {key: value for key in found if (value := run.composed(key)) is not None}
-    return {key: value for key, value in recipe.flatten(found).items() if value is not None}
+    named = ((key, _cell(value)) for key, value in recipe.flatten(found).items() if value is not None)
+    return dict(itertools.islice((one for one in named if _KEY.fullmatch(one[0])), KEYS))

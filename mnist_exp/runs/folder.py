@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import json
+import math
 import os
-import zipfile
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_exp.errors import RunLockedError, UserError
 from mnist_exp.files import atomic_write
+from mnist_exp.reading import MIB, read_arrays, read_text, refusal
+from mnist_exp.runs import schema
 from mnist_exp.runs.composed import Composed
 
 if TYPE_CHECKING:
@@ -22,7 +24,18 @@ if TYPE_CHECKING:
 # the scores of validation data, any of which a search may ask for
 VAL_METRICS = ("val_acc", "val_loss", "val_acc_tta", "val_acc_swa", "val_ensemble_acc")
 HISTORY = ("epoch", "phase", "lr", "train_loss", "train_acc", "val_loss", "val_acc", "seconds", "images_per_s")
-_FORMAT = 1  # of run.json; a later version may add keys without raising it
+_WRITTEN = (".lock", ".hydra", "checkpoints", "results", "history.csv", "train.log")  # but for what is replaced
+_RANGES = {
+    "epoch": (1, 1e9),
+    **dict.fromkeys(("train_acc", "val_acc"), (0, 100)),
+    **dict.fromkeys(("train_loss", "val_loss"), (-1e39, 1e39)),  # of float32
+}
+_PREDICTED = {  # in predictions.npz: type and dimensions
+    "probs": ("float16", 2),
+    **dict.fromkeys(("predicted", "labels", "wrong"), ("int64", 1)),
+    "images": ("uint8", 3),
+}
+_HISTORY, _ROWS = 16 * MIB, 100_000  # of history.csv: bytes, epochs
 
 
 class RunFolder(Composed):
@@ -42,7 +55,8 @@ class RunFolder(Composed):
             (path / folder).mkdir(parents=True, exist_ok=True)
         for name, text in hydra_files.items():
             atomic_write(path / ".hydra" / name, text.encode())
-        run = cls(path, {"format": _FORMAT, **info})
+        run = cls(path, {"format": schema.FORMAT, **info})
+        run.info = {**run.info, "overrides": info.get("overrides", []), "metrics": info.get("metrics", {})}
         run.keep_composed()
         run.lock()
         run.update()
@@ -51,19 +65,13 @@ class RunFolder(Composed):
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """Open an existing run. Raises UserError naming what is missing or torn."""
-        file = path / "run.json"
-        if not is_run(path):
-            raise UserError(f"{path} is not a run folder: it has no run.json")
+        """Open an existing run. Raises UserError naming what is missing, torn, or not as runs/schema.py has it."""
         try:
-            info = json.loads(file.read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(f"{file} cannot be read: {error}") from error
-        if not isinstance(info, dict) or "status" not in info:
-            raise UserError(f"{file} is not the run.json of a run")
-        if info.get("format", 0) > _FORMAT:
-            raise UserError(f"{file} was written by a newer mnist_exp (format {info['format']}, known: {_FORMAT})")
-        return cls(path, info)
+            return cls(path, schema.read(path / "run.json"))
+        except UserError as error:
+            if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError) and not is_run(path):
+                raise UserError(f"{path} is not a run folder: it has no run.json") from error
+            raise
 
     @property
     def finished(self) -> bool:
@@ -80,9 +88,11 @@ class RunFolder(Composed):
         self._lock.__exit__(None, None, None)
 
     def update(self, **changes: Any) -> None:
-        """Change run.json, atomically."""
-        self.info.update(changes)
-        atomic_write(self.path / "run.json", (json.dumps(self.info, indent=2) + "\n").encode())
+        """Change run.json, atomically, to what can be read again. Raises UserError, and changes nothing, if it cannot."""
+        file = self.path / "run.json"
+        info, content = schema.written({**self.info, **changes}, file)
+        self.info.update(info)
+        atomic_write(file, content)
 
     # ---------------------------------------------------------------------------------------------- history
 
@@ -106,17 +116,20 @@ class RunFolder(Composed):
         atomic_write(self.history_file, text.getvalue().encode())
 
     def history(self) -> list[dict[str, Any]]:
-        """Return the rows, numbers as numbers (empty: None); a torn last row is left out."""
-        if not self.history_file.exists():
+        """Return the rows, numbers as numbers (empty: None); a torn last row is left out. Raises UserError for a damage."""
+        if not os.path.lexists(self.history_file):
             return []
-        rows = []
-        for row in csv.DictReader(self.history_file.read_text().splitlines()):
-            try:
-                values = {k: row[k] if k == "phase" else float(row[k]) if row[k] else None for k in HISTORY}
-                rows.append({**values, "epoch": int(row["epoch"])})
-            except (KeyError, TypeError, ValueError):
-                break
-        return rows
+        *lines, _ = read_text(self.history_file, _HISTORY).split("\n")  # a row is there once its line has ended
+        try:
+            reader = csv.DictReader(lines[: _ROWS + 2])
+            if not set(HISTORY) <= set(reader.fieldnames or ()):
+                raise ValueError("its first line does not name its columns")
+            rows = list(reader)
+            if len(rows) > _ROWS:
+                raise ValueError(f"it has more than {_ROWS:,} epochs")
+            return [_epoch(row, number) for number, row in enumerate(rows, 2)]
+        except (csv.Error, ValueError) as error:
+            raise refusal(self.history_file, error) from error
 
     # ------------------------------------------------------------------------------------------ other files
 
@@ -151,25 +164,68 @@ class RunFolder(Composed):
         return self.results / "predictions.npz"
 
     def predicted(self, *names: str) -> list[np.ndarray] | None:
-        """Return arrays of predictions.npz (probs, predicted, labels, wrong, images); None if they cannot be read."""
-        import numpy as np
+        """Return arrays of predictions.npz (probs, predicted, labels, wrong, images); None if they are not there.
 
-        try:
-            with np.load(self.predictions) as saved:
-                return [saved[name] for name in names]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        Raises UserError where it is damaged, or not of the run's test images and classes.
+        """
+        if not os.path.lexists(self.predictions):
             return None
+        found = read_arrays(self.predictions, *names)
+        if found is None:
+            return None
+        arrays = dict(zip(names, found, strict=True))
+        if (reason := _misfit(arrays, self.info.get("dataset") or {})) is not None:
+            raise refusal(self.predictions, reason)
+        return found
 
     def result(self, name: str) -> Path:
         """Return the path of results/<prefix>_<name>, e.g. of "acc.png"."""
         return self.results / f"{self.prefix}_{name}"
 
 
+def _epoch(row: dict[str, Any], line: int) -> dict[str, Any]:
+    """Return a row of the history as numbers. Raises ValueError naming its line and column."""
+    values: dict[str, Any] = dict(row)
+    for key in (key for key in HISTORY if key != "phase"):
+        text = row.get(key)
+        low, high = _RANGES.get(key, (-math.inf, math.inf))
+        try:
+            values[key] = None if text == "" and key.startswith("val_") else float(text or "missing")
+            fits = values[key] is None or not math.isfinite(values[key]) or low <= values[key] <= high
+            values["epoch"] = int(values["epoch"])
+        except (ValueError, OverflowError):
+            fits = False
+        if not fits:
+            raise ValueError(f"line {line}: {key} is {text}; it must be a number from {low:g} to {high:g}")
+    return {key: values.get(key) for key in HISTORY}
+
+
+def _misfit(arrays: Mapping[str, np.ndarray], dataset: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with arrays of predictions.npz about the test images and classes of ``dataset``; None if nothing."""
+    test, classes = dataset.get("test"), len(dataset.get("classes") or ())
+    for name, array in arrays.items():
+        kind, dimensions = _PREDICTED[name]
+        if array.dtype != kind or array.ndim != dimensions or (name == "images" and array.shape[1:] != (28, 28)):
+            return f"{name} is {array.dtype} {list(array.shape)}"
+        most = {"labels": classes, "wrong": test}.get(name) or 2**31
+        if kind == "int64" and array.size and not 0 <= array.min() <= array.max() < most:
+            return f"{name} has values that are not from 0 to {most - 1}"
+    images = {len(array) for name, array in arrays.items() if name not in ("wrong", "images")}
+    mistakes = {len(array) for name, array in arrays.items() if name in ("wrong", "images")}
+    if len(mistakes) > 1 or len(images) > 1 or images & {0} or (test and images - {test}):
+        return "its arrays are not all of the same test images"
+    return None
+
+
 @contextlib.contextmanager
 def run_lock(path: Path) -> Iterator[None]:
-    """Hold the lock of the run in ``path``; a process may take it again. Raises RunLockedError if another has it."""
+    """Hold the lock of the run in ``path``; a process may take it again. Raises RunLockedError if another has it.
+
+    Raises UserError if what is written in the folder would go elsewhere.
+    """
     from filelock import FileLock, Timeout
 
+    refuse_links(path, *_WRITTEN)
     lock = FileLock(path / ".lock", is_singleton=True)
     try:
         lock.acquire(timeout=0)
@@ -183,20 +239,35 @@ def run_lock(path: Path) -> Iterator[None]:
 
 def is_run(path: Path) -> bool:
     """Whether ``path`` holds a run."""
-    return (path / "run.json").exists()
+    return os.path.lexists(path / "run.json")
 
 
 def is_locked(path: Path) -> bool:
-    """Whether some process is writing the run in ``path``."""
-    from filelock import FileLock, Timeout
+    """Whether some process is writing the run in ``path``. Nothing is written to find out."""
+    import fcntl
 
-    if not (path / ".lock").exists():
+    try:
+        if not stat.S_ISREG((path / ".lock").lstat().st_mode):
+            return False
+        descriptor = os.open(path / ".lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
         return False
     try:
-        with FileLock(path / ".lock", timeout=0):
-            return False
-    except Timeout:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def refuse_links(path: Path, *names: str) -> None:
+    """Raise UserError if one of ``names`` in ``path`` is a link, since what is written there would go elsewhere."""
+    for name in names:
+        if (path / name).is_symlink():
+            raise UserError(
+                f"{path / name} is a link: nothing is written through it. Put what it leads to in its place"
+            )
 
 
 def refuse_existing(path: Path) -> None:

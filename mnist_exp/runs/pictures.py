@@ -107,9 +107,9 @@ def class_name(classes: Sequence[str], label: int) -> str:
 def confusion(predicted: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> tuple[list[str], np.ndarray]:
     """Return the confusion matrix int [C, C] of int arrays [N], rows are true classes, and the names of its C classes.
 
-    These are ``classes``, and those beyond them that were predicted all the same.
+    These are ``classes``, and those beyond them that are there all the same.
     """
-    kinds = np.union1d(np.arange(len(classes)), predicted)
+    kinds = np.union1d(np.arange(len(classes)), np.concatenate([predicted, labels]))
     matrix = np.zeros((len(kinds), len(kinds)), int)
     np.add.at(matrix, (np.searchsorted(kinds, labels), np.searchsorted(kinds, predicted)), 1)
     return [class_name(classes, label) for label in kinds.tolist()], matrix

@@ -22,6 +22,7 @@ from mnist_exp.runs.folder import RunFolder
 
 log = logging.getLogger(__name__)
 PACKAGES = ("mnist_exp", "torch", "torchvision", "hydra-core", "omegaconf", "optuna", "numpy")
+_TOLD = 50_000  # letters of an error or a traceback that are kept
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -93,8 +94,8 @@ def begin(job: Job, begun: RunFolder | None, loggers: Sequence[Any], facts: dict
     }
     if begun is None:
         return Record(RunFolder.create(job.folder, now | _identity(job) | facts, job.files()), loggers, job.clock)
-    if "dataset" not in begun.info:
-        raise UserError(f"{begun.path} never began to train ({begun.info['error']}); start it anew")
+    if begun.info.get("dataset") is None:
+        raise UserError(f"{begun.path} never began to train ({begun.info.get('error')}); start it anew")
     before, md5 = begun.dataset["md5"], facts["dataset"]["md5"]
     if before is None:
         log.warning("it cannot be known whether %s began on the same data", begun.path)
@@ -102,7 +103,8 @@ def begin(job: Job, begun: RunFolder | None, loggers: Sequence[Any], facts: dict
         require(md5 == before, "data", md5, f"the same as in the run that is resumed, MD5 {before}")
     begun.lock()
     begun.go_on(job.files()["config.yaml"], job.changes)
-    begun.update(**now, epochs=facts["epochs"], resumed=begun.info.get("resumed", 0) + 1)
+    lacking = {key: value for key, value in _identity(job).items() if key not in begun.info}
+    begun.update(**lacking, **now, epochs=facts["epochs"], resumed=begun.info.get("resumed", 0) + 1)
     return Record(begun, loggers, job.clock)
 
 
@@ -121,7 +123,7 @@ def every_ending(record: Record) -> Iterator[None]:
         log.warning("Interrupted. Go on with: python -m mnist_exp train resume=%s", folder.path)
         raise
     except OSError as error:
-        record.end("failed", error=f"{type(error).__name__}: {error}")
+        record.end("failed", error=_told(error))
         if error.errno in DISK_FULL:
             message = f"the disk is full: {error.filename or folder.path} could not be written ({error.strerror})."
             raise RunFailed(f"{message} Free some space, then type resume={folder.path}") from error
@@ -130,15 +132,19 @@ def every_ending(record: Record) -> Iterator[None]:
         if type(error).__name__ == "UncompletedJobError":  # submitit's signal: the job's time is over
             record.end("interrupted", error=str(error))
             raise KeyboardInterrupt from error
-        record.end("failed", error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
+        record.end("failed", error=_told(error), traceback=traceback.format_exc()[-_TOLD:])
         raise
 
 
 def write_failure(job: Job, error: Exception) -> None:
     """Leave a folder that says why ``job`` could not even begin, for those who will look for it there."""
-    failed = {"status": "failed", "error": f"{type(error).__name__}: {error}", "metrics": {}, "prefix": ""}
+    failed = {"status": "failed", "error": _told(error), "prefix": ""}
     info = {**failed, "name": job.folder.name, "overrides": job.overrides}
     RunFolder.create(job.folder, info, job.files()).unlock()
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:_TOLD]
 
 
 def _identity(job: Job) -> dict[str, Any]:
@@ -147,7 +153,7 @@ def _identity(job: Job) -> dict[str, Any]:
         "command": job.command,
         "name": job.folder.name,
         "task_name": config.task_name,
-        "tags": list(config.tags),
+        "tags": [str(tag) for tag in config.tags],
         "prefix": config.save_prefix,
         "overrides": job.overrides,
         "seed": config.seed,

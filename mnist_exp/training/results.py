@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 from collections.abc import Sequence
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 
 from mnist_exp.console import clock
 from mnist_exp.data.splits import LoaderSplit, Split
+from mnist_exp.files import atomic_write
 from mnist_exp.parts.evaluate import PLAIN, accuracy, nll
 from mnist_exp.runs import pictures
 from mnist_exp.runs.folder import RunFolder
+from mnist_exp.runs.schema import plain
 from mnist_exp.statistics import wilson
 from mnist_exp.training.checkpoints import Checkpoints, load, save
 from mnist_exp.training.components import Components
@@ -28,7 +31,7 @@ Scored = dict[str, tuple[Tensor, Tensor]]
 def draw_history(parts: Components, run: RunFolder) -> None:
     """Write the history as JSON and as pictures."""
     rows, schedule = run.history(), parts.schedule
-    run.result("history.json").write_text(json.dumps(rows, indent=1) + "\n")
+    atomic_write(run.result("history.json"), (json.dumps(plain(rows), indent=1) + "\n").encode())
     swa_epoch = schedule.swa_epoch if schedule.swa_epoch <= schedule.total else None
     title = f"{parts.splits.name}, seed {run.info['seed']}"
     pictures.plot_loss(rows, swa_epoch, run.result("train_loss.png"), title)
@@ -113,14 +116,16 @@ def _metrics(split: str, scored: Scored, members: int) -> dict[str, float]:
 def _write_predictions(parts: Components, run: RunFolder, probs: Tensor, labels: Tensor) -> None:
     predicted, truth = probs.argmax(1).numpy(), labels.numpy()
     images, wrong = _pictures(parts.splits.test), np.flatnonzero(predicted != truth)
+    content = io.BytesIO()
     np.savez_compressed(
-        run.predictions,
+        content,
         probs=probs.half().numpy(),
         predicted=predicted,
         labels=truth,
         wrong=wrong,
         images=images[wrong],
     )
+    atomic_write(run.predictions, content.getvalue())
     title = f"{len(wrong):,} of {len(truth):,} {parts.splits.name} test images wrong"
     classes = parts.splits.classes
     pictures.plot_confusion(predicted, truth, classes, run.confusion, title)
