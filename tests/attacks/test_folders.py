@@ -353,14 +353,16 @@ def test_nothing_of_it_ends_a_comparison(told, strange):
 
 
 def test_the_runs_beside_it_are_told_as_they_are(told, strange):
-    alone = load_runs([strange / "runs" / name for name in GOOD])
+    alone = load_runs([strange / "runs" / name for name in GOOD]).set_index("name").loc[GOOD]
     found = pd.read_csv(strange / "runs.csv").set_index("name").loc[GOOD]
     for column in ("status", "val_acc", "test_acc", "val_loss", "seed", "data.batch_size", "test_95", "data_id"):
-        pd.testing.assert_series_equal(
-            found[column], alone.set_index("name").loc[GOOD, column].replace("", None), check_dtype=False
-        )
+        expected = alone[column].replace("", None)
+        pd.testing.assert_series_equal(found[column].astype(expected.dtype), expected)
     against = pd.read_csv(strange / "against.csv").set_index("name")
-    assert against.at["finished-1", "difference"] == alone["test_acc"][0] - alone["test_acc"][1]
+    assert (
+        against.at["finished-1", "difference"]
+        == alone.at["finished-1", "test_acc"] - alone.at["finished-2", "test_acc"]
+    )
 
 
 @pytest.mark.parametrize(("kind", "case"), CASES)
