@@ -254,8 +254,8 @@ def _contents(
         from mnist_exp.runs.pictures import plot_runs
 
         rows = histories(runs, tell)
-        curves = {run["name"]: rows[run["path"]] for _, run in runs.iterrows()}
-        contents["plot"] = plot_runs(curves, _picture(options.plot))
+        named = {run["name"]: rows[run["path"]] for _, run in runs.iterrows()}
+        contents["plot"] = plot_runs(named, _picture(options.plot))
     return contents
 
 

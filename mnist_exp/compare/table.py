@@ -20,6 +20,7 @@ from mnist_exp.runs.folder import RunFolder
 from mnist_exp.statistics import wilson
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 log = logging.getLogger(__name__)
@@ -221,8 +222,8 @@ def select(
         query = DOTTED.sub(lambda match: f"`{match[0]}`" if match[0] in columns else match[0], filter)
         try:
             named = re.search(r"\b(null|deleted)\b", filter)  # as text, which they are in the table
-            tables = [runs] if named else [_numbers(runs), _numbers(runs, bare=False)]
-            runs = runs[_holds([table[columns] for table in tables], query)]
+            asked = [runs[columns]] if named else [_numbers(runs[columns], bare) for bare in (True, False)]
+            runs = runs[_holds(query, asked)]
         except Exception as error:
             raise UserError(f"--filter {filter!r} does not work: {error}\nColumns: {_columns(runs)}") from error
     if last is not None:
@@ -236,8 +237,8 @@ def select(
     return runs
 
 
-def _holds(tables: Sequence[pd.DataFrame], query: str) -> Any:
-    """Return for each row, as bool [n], whether ``query`` holds, in the first of ``tables`` whose types it suits."""
+def _holds(query: str, tables: Sequence[pd.DataFrame]) -> np.ndarray:
+    """Return for which rows ``query`` holds, bool [N], in the first of ``tables`` whose types it suits."""
     import numpy as np
 
     try:
@@ -245,7 +246,7 @@ def _holds(tables: Sequence[pd.DataFrame], query: str) -> Any:
     except TypeError:
         if len(tables) == 1:
             raise
-        return _holds(tables[1:], query)
+        return _holds(query, tables[1:])
     if found.shape != (len(tables[0]),) or found.dtype != bool:
         raise ValueError("it is no condition on each run")
     return found
