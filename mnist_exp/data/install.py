@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import importlib
 import logging
 import shutil
 import socket
 import struct
-import sys
 import tarfile
 import tempfile
 import threading
@@ -17,13 +15,13 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 from filelock import FileLock
 
 from mnist_exp.data.formats import IDX, SOURCES, md5, parse_csv, parse_idx, put, read
 from mnist_exp.errors import UserError, require
+from mnist_exp.vision import import_torchvision
 
 log = logging.getLogger(__name__)
 
@@ -182,25 +180,3 @@ def _arrays(path: Path) -> Iterator[tuple[str, bytes]]:
                 raise UserError(f"{path} lacks the array {key}; Keras' mnist.npz has x_train, y_train, x_test, y_test")
             array = arrays[key].astype(np.uint8)
             yield name, bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
-
-
-def import_torchvision(name: str = "torchvision") -> ModuleType:
-    """Import ``name``, a module of torchvision.
-
-    A mismatched build stops at ``operator torchvision::nms does not exist``. Data sets and transforms need none of
-    those operators, so, after exactly that error, declare the two that are looked up at import and try again.
-    """
-    try:
-        return importlib.import_module(name)
-    except RuntimeError as error:
-        if "operator torchvision::nms does not exist" not in str(error):
-            raise
-    import torch
-
-    for module in [m for m in sys.modules if m.partition(".")[0] == "torchvision"]:
-        del sys.modules[module]
-    library = torch.library.Library("torchvision", "DEF")
-    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    import_torchvision.library = library  # type: ignore[attr-defined]  # the schemas live as long as this object
-    return importlib.import_module(name)

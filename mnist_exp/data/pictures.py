@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from mnist_exp.data.formats import Contents, md5
-from mnist_exp.data.install import import_torchvision
 from mnist_exp.errors import UserError
+from mnist_exp.vision import import_torchvision
 
 log = logging.getLogger(__name__)
 SIDE = 28
