@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 import torch
 
-from mnist_exp.data.install import import_torchvision
 from mnist_exp.parts.augment import Compose, Normalize, RandomCrop, RandomErasing, RandomRotation
+from mnist_exp.vision import import_torchvision
 
 BATCH, MEAN, STD = 256, 0.1307, 0.3081
 

@@ -191,10 +191,13 @@ def _resuming(overrides: list[str]) -> list[str]:
     if path is None:
         return overrides
     from mnist_exp.config.request import kept, quoted
-    from mnist_exp.runs.composed import read_yaml
-    from mnist_exp.runs.folder import RunFolder
+    from mnist_exp.reading import load_yaml
+    from mnist_exp.runs.folder import RunFolder, refuse_links
 
     run = RunFolder.open(path)
+    if "${" in str(run.path):
+        raise UserError(f"{run.path} cannot be named to Hydra: rename it, without ${{")
+    refuse_links(run.path, "train.log")  # which Hydra opens
     overrides = [line for line, found in zip(overrides, named, strict=True) if not found]
     resume = f"resume={quoted(run.path)}"
     if not run.finished:
@@ -203,7 +206,7 @@ def _resuming(overrides: list[str]) -> list[str]:
         raise UserError(
             f"{run.path} is finished. To train it further, from schedule.resume_lr on, type schedule.extra_epochs=N too"
         )
-    return [*kept(read_yaml(run.hydra_overrides), run.hydra_overrides), *overrides, resume]
+    return [*kept(load_yaml(run.hydra_overrides), run.hydra_overrides), *overrides, resume]
 
 
 def _path(text: str) -> Path | None:
@@ -212,9 +215,8 @@ def _path(text: str) -> Path | None:
         return None
     if not text:
         raise UserError("resume= is empty; name a run folder, such as resume=outputs/runs/NAME")
-    path = Path(text).expanduser().absolute()
-    if not path.exists() and re.fullmatch(r"(['\"]).*\1", text, re.S):
+    if not os.path.lexists(text) and re.fullmatch(r"(['\"]).*\1", text, re.S):
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
-        path = Path(str(OverridesParser.create().parse_override(f"resume={text}").value())).expanduser().absolute()
-    return path
+        text = str(OverridesParser.create().parse_override(f"resume={text}").value())
+    return Path(text if os.path.lexists(text) else os.path.expanduser(text)).absolute()  # noqa: PTH111  # ~nobody is a name

@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mnist_exp.errors import UserError, WrongValue
+from mnist_exp.vision import import_torchvision
 
 # a person at the keyboard can allow more; a config file cannot
 ALLOW = "MNIST_EXP_ALLOW"
@@ -77,11 +78,7 @@ def _torch() -> Iterator[str]:
 
 def _torchvision() -> Iterator[str]:
     """Yield torchvision's transforms, but for those that call any function."""
-    try:
-        from torchvision import transforms
-        from torchvision.transforms import v2
-    except (ImportError, RuntimeError) as error:  # of a build that does not match torch
-        raise UserError(f"torchvision cannot be imported: {error}") from error
+    transforms, v2 = map(import_torchvision, ("torchvision.transforms", "torchvision.transforms.v2"))
     yield from _classes(transforms, object, "torchvision.transforms.transforms", "torchvision.transforms.autoaugment")
     yield from _classes(v2, v2.Transform, "torchvision.transforms.v2.")
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import OmegaConf
@@ -20,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mnist_exp.config.recipe import below, flatten
 from mnist_exp.errors import UserError
+from mnist_exp.reading import MIB, load_yaml, read_text, refusal
 
 # keys that say where a run writes, what it goes on with, and how Hydra starts it; with all below them
 _PLACES = ("paths", "data.root", "resume", "hydra")
@@ -30,7 +30,6 @@ _USUAL = re.compile(r"\$\{paths\.data\}(/\w[\w.-]*)*|sqlite:///\$\{paths\.output
 # what may be resolved: references between keys, and the one variable of conf/paths
 _REFERENCE = re.compile(r"\$\{\.*[A-Za-z_][\w.\[\]-]*\}")
 RESOLVED = "${oc.env:MNIST_EXP_DATA,'~/.cache/mnist_exp'}"
-_SIZE, _DEPTH = 1_000_000, 50  # bytes and levels of a file of configs
 
 
 class Elsewhere(FileConfigSource):
@@ -42,14 +41,15 @@ class Elsewhere(FileConfigSource):
 
     def load_config(self, config_path: str) -> ConfigResult:
         file = Path(self.path, self._normalize_file_name(config_path))
-        try:
-            _refuse_bomb(file)
-            found = super().load_config(config_path)
-            tree: Any = OmegaConf.to_container(found.config)
-        except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
-            raise UserError(f"{file} cannot be read: {error}") from error
+        tree = load_yaml(file)
+        tree = {} if tree is None else tree
         if not isinstance(tree, dict):
-            raise UserError(f"{file} must hold keys and values")
+            raise refusal(file, "it must hold keys and values")
+        try:
+            header = self._get_header_dict(read_text(file, MIB))
+            found = ConfigResult(self.provider, self.full_path(), OmegaConf.create(tree), header)
+        except (ValueError, OmegaConfBaseException) as error:
+            raise refusal(file, error) from error
         if found.header["package"] not in (None, "_global_"):
             raise UserError(f"{file}: its package must be _global_, or left out, which is that of its folder")
         _refuse_choices(tree.get("defaults"), file)
@@ -115,16 +115,3 @@ def _texts(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
             yield from _texts(child, key)
     elif isinstance(node, str):
         yield key, node
-
-
-def _refuse_bomb(file: Path) -> None:
-    """Raise ValueError if a YAML file is so large, deep or manifold that reading it would not end soon."""
-    if file.stat().st_size > _SIZE:
-        raise ValueError(f"it has more than {_SIZE:,} bytes")
-    depth = 0
-    for event in yaml.parse(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader):
-        if isinstance(event, yaml.AliasEvent):
-            raise ValueError("it has YAML aliases (*name); refer to keys, as ${data.mean}")
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > _DEPTH:
-            raise ValueError(f"it has more than {_DEPTH} levels")

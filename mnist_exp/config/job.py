@@ -89,11 +89,7 @@ class Job:
     def check(self) -> None:
         """Raise UserError for what no component would notice."""
         check_config(self.config)
-        named = OmegaConf.create(
-            {key: self.config[key] for key in ("seed", "task_name", "tags", "save_prefix", "search")}
-        )
-        values: Any = OmegaConf.to_container(named)
-        _keys_of_no_group(**values)
+        _check_keys(self.config)
 
     def values(self) -> dict[str, Any]:
         """Return the config as plain data, its references resolved."""
@@ -113,7 +109,7 @@ class Job:
         root, data = (OmegaConf.select(self.config, key) or "" for key in ("data.root", "paths.data"))
         return self.resume is not None and not _real(root).is_relative_to(_real(data))
 
-    def going_on(self, saved: dict[str, Any], file: Path) -> Job:
+    def going_on(self, saved: Any, file: Path) -> Job:
         """Return the job of an unfinished run, whose config was kept as ``saved`` in ``file``, with what may change of this one.
 
         Where it writes beside its folder is said by this one. Raises UserError if more was to change, or if ``saved`` is
@@ -134,26 +130,31 @@ class Job:
             raise UserError(f"{self.resume} is a trial of a search, like its others: leave out {' '.join(changes)}")
         return dataclasses.replace(self, config=config, changes=changes)
 
-    def _saved(self, saved: dict[str, Any], file: Path) -> DictConfig:
+    def _saved(self, saved: Any, file: Path) -> DictConfig:
         """Return ``saved`` with the places of this job in it; but for ``data.root``, which is only read."""
         here: Any = OmegaConf.to_container(self.config)
+        if not isinstance(saved, dict):
+            raise UserError(f"{file} is damaged: it must hold keys and values")
         groups = [key for key, value in here.items() if isinstance(value, dict) and key not in ("logger", "search")]
         wrong = [key for key in here if key not in saved or (key in groups and not isinstance(saved[key], dict))]
         if wrong:
             raise UserError(f"{file} is damaged: it has no {', '.join(wrong)}")
-        left_out = [key for key in places({**saved, "paths": {}, "resume": None}) if key != "data.root"]
-        if "${paths.outputs}" in str(saved["logger"]) and saved["paths"] != here["paths"]:
-            left_out.append("paths.outputs")  # where its logger has written
+        own = ("paths", "resume", "logger", "data")
+        refuse_places({key: value for key, value in saved.items() if key not in own}, file)
+        left_out = places({"logger": saved["logger"]})
+        logger = here["logger"] if left_out else saved["logger"]
+        if "${paths.outputs}" in str(logger) and saved["paths"] != here["paths"]:
+            left_out.append("paths.outputs")  # where it has written
         if left_out:
             log.warning("not taken from %s: %s; type what is wanted of it", file, ", ".join(left_out))
-        logger = here["logger"] if any(key.startswith("logger.") for key in left_out) else saved["logger"]
         saved = {**saved, "paths": here["paths"], "resume": here["resume"], "logger": logger}
-        refuse_places({key: value for key, value in saved.items() if key not in ("paths", "resume", "data")}, file)
         refuse_resolvers(saved, file)
         try:
-            return _modern(saved)
-        except OmegaConfBaseException as error:
+            config = _modern(saved)
+            _check_keys(config)
+        except (UserError, OmegaConfBaseException) as error:
             raise UserError(f"{file} is damaged: {error}") from error
+        return config
 
 
 def _real(folder: str) -> Path:
@@ -181,6 +182,13 @@ def refuse_unknown(config: DictConfig) -> None:
         near = difflib.get_close_matches(wrong, real, 1)
         hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(sorted(known))}"
         raise UserError(f"{wrong} is no key that anything reads, so it would change nothing. {hint}")
+
+
+def _check_keys(config: DictConfig) -> None:
+    """Raise UserError for values of keys that belong to no component."""
+    named = {key: config[key] for key in ("seed", "task_name", "tags", "save_prefix", "search")}
+    values: Any = OmegaConf.to_container(OmegaConf.create(named))
+    _keys_of_no_group(**values)
 
 
 @checked

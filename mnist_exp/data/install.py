@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import shlex
 import socket
-import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
 from filelock import FileLock
 
 from mnist_exp.data.archives import Refused, members
 from mnist_exp.data.formats import IDX, SOURCES, check_pairs, most_bytes, npy_as_idx, put, read, verified
 from mnist_exp.errors import UserError, require
+from mnist_exp.vision import import_torchvision
 
 log = logging.getLogger(__name__)
 _KERAS = dict(zip(("x_train.npy", "y_train.npy", "x_test.npy", "y_test.npy"), IDX, strict=True))  # of its mnist.npz
@@ -159,25 +157,3 @@ def _found(path: Path, names: Sequence[str]) -> tuple[dict[str, bytes], list[str
         text = f"{error}"[:200] or type(error).__name__
         raise UserError(f"{path} cannot be read, it is torn or of another format: {text}") from error
     return found, others
-
-
-def import_torchvision(name: str = "torchvision") -> ModuleType:
-    """Import ``name``, a module of torchvision.
-
-    A mismatched build stops at ``operator torchvision::nms does not exist``. Data sets and transforms need none of
-    those operators, so, after exactly that error, declare the two that are looked up at import and try again.
-    """
-    try:
-        return importlib.import_module(name)
-    except RuntimeError as error:
-        if "operator torchvision::nms does not exist" not in str(error):
-            raise
-    import torch
-
-    for module in [m for m in sys.modules if m.partition(".")[0] == "torchvision"]:
-        del sys.modules[module]
-    library = torch.library.Library("torchvision", "DEF")
-    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    import_torchvision.library = library  # type: ignore[attr-defined]  # the schemas live as long as this object
-    return importlib.import_module(name)

@@ -15,10 +15,11 @@ from torch import Tensor
 from mnist_exp.checked import Count, Positive, Seed, checked
 from mnist_exp.data.formats import SOURCES, Contents, import_help, read
 from mnist_exp.data.identity import changes, identity
-from mnist_exp.data.install import download, import_torchvision
+from mnist_exp.data.install import download
 from mnist_exp.data.pictures import read_tree
 from mnist_exp.data.splits import LoaderSplit, Split, Splits, hold_out, stratified, targets_of
 from mnist_exp.errors import UserError, require
+from mnist_exp.vision import import_torchvision
 
 log = logging.getLogger(__name__)
 

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from mnist_exp.config.job import Job
 from mnist_exp.config.recipe import flatten
 from mnist_exp.errors import UserError, require
 from mnist_exp.parts.trainer import threads_kept
+from mnist_exp.reading import load_yaml
 from mnist_exp.runs.folder import RunFolder, refuse_existing
 from mnist_exp.runs.record import begin, every_ending
 from mnist_exp.signals import terminate_as_interrupt
@@ -80,12 +82,14 @@ def _origin(job: Job, begun: RunFolder | None) -> tuple[Job, RunFolder | None, P
         if named.finished:
             parent = named.path
         else:
-            job, begun = job.going_on(named.config(), named.hydra_config), named
-    if begun is None:  # a mistake is told before anything is written
+            job, begun = job.going_on(load_yaml(named.hydra_config), named.hydra_config), named
+    if begun is None:  # a mistake, or a damage, is told before anything is written
         refuse_existing(job.folder)
         job.check()
-    elif begun.info.get("warm_start") is not None:
-        parent = Path(begun.info["warm_start"])
+    else:
+        begun.history()
+        if begun.info.get("warm_start") is not None:
+            parent = Path(begun.info["warm_start"])
     return job, begun, parent
 
 
@@ -93,10 +97,10 @@ def _parts(job: Job, begun: RunFolder | None, parent: Path | None) -> Components
     """Build the components; an error of the config of a run folder names its file."""
     try:
         return build_components(job.config, parent is not None, begun is None, job.reads_only)
-    except (UserError, OmegaConfBaseException) as error:
+    except (UserError, HydraException, OmegaConfBaseException) as error:
         if begun is None or job.resume is None:
             raise
-        raise UserError(f"{begun.hydra_config}: {error}") from error
+        raise UserError(f"{begun.hydra_config}, as it goes on: {error}") from error
 
 
 def _start_from(parent: Path, parts: Components) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers import PACKAGE, SMALL, info, only_run, run_command
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from mnist_exp.config import build
@@ -29,7 +30,7 @@ def finished(tmp_path_factory, data_root) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MNIST_EXP_DATA", str(data_root))
         patch.chdir(place)
-        assert run_command("train", *SMALL[:1], "data.train_limit=64", "hydra.run.dir=run") == 0
+        assert run_command("train", *FAST, "evaluate.tta_runs=1", "hydra.run.dir=run") == 0
     return place / "run"
 
 
@@ -103,17 +104,17 @@ def test_all_that_may_be_built_is_a_component():
 
     import optuna
     import torch
-    import torchvision
 
     from mnist_exp.data.sets import image_folder
     from mnist_exp.parts import augment, evaluate, loggers, models, optim, schedule, trainer
+    from mnist_exp.vision import import_torchvision
 
     intended = {
         "mnist_exp.data.sets": (object,),
         "mnist_exp.console": (logging.Handler,),
         "optuna.samplers": (optuna.samplers.BaseSampler,),
         "optuna.pruners": (optuna.pruners.BasePruner,),
-        "torchvision.datasets": (torchvision.datasets.VisionDataset,),
+        "torchvision.datasets": (import_torchvision("torchvision.datasets").VisionDataset,),
         "torchvision.transforms": (torch.nn.Module, object),
         "torch.optim": (torch.optim.Optimizer,),
         "torch.nn": (torch.nn.Module,),
@@ -142,6 +143,7 @@ DOORS = {
     "a log file": {"_target_": "logging.FileHandler", "filename": "mark"},
     "a rotating one": {"_target_": "logging.handlers.RotatingFileHandler", "filename": "mark"},
     "an import of ours": {"_target_": "mnist_exp.data.install.import_torchvision", "name": "evil"},
+    "the same": {"_target_": "mnist_exp.vision.import_torchvision", "name": "evil"},
     "an import of Hydra's": {"_target_": "hydra.utils.get_method", "path": "evil.run"},
     "an object of Hydra's": {"_target_": "hydra.utils.get_object", "path": "evil.run"},
     "instantiate itself": {"_target_": "hydra.utils.instantiate", "config": {"_target_": "evil.run"}},
@@ -310,7 +312,7 @@ def test_a_config_folder_says_what_to_compute(command, place):
         "hydra: {sweeper: {study_name: mine, n_trials: 3, params: {optimizer.k: 'choice(3,5)'}}}\n",
         "hparams_search/mine",
     )
-    done = command(*given, "experiment=x", *FAST)
+    done = command(*given, "experiment=x", "data=sample", *FAST[1:], "schedule.initial_epochs=1")
     assert done.status == 0, done.err
     config = OmegaConf.load(only_run(place) / ".hydra" / "config.yaml")
     assert (config.optimizer.lr, config.model.ghost_batch_size) == (0.02, 64)
@@ -404,7 +406,7 @@ def test_the_overrides_of_a_run_are_values_and_choices(command, place, theirs, l
     assert not (place / "mark").exists()
 
 
-def test_a_run_does_not_say_where_another_is_written(command, place, theirs):
+def test_a_run_does_not_say_where_another_is_written(command, place, theirs, caplog):
     change(theirs / "run.json", status="finished")
     file = theirs / ".hydra" / "overrides.yaml"
     places = ["paths.outputs=mark", "paths.data=mark", "resume=mark", "+logger.x.tracking_uri=mark"]
@@ -414,7 +416,7 @@ def test_a_run_does_not_say_where_another_is_written(command, place, theirs):
     assert not (place / "mark").exists()
     assert only_run(place)
     for line in places:
-        assert (line in done.err) is (line != "resume=mark")  # which the typed one replaces anyway
+        assert (line in caplog.text) is (line != "resume=mark")  # which the typed one replaces anyway
 
 
 @pytest.mark.parametrize("ending", ["interrupted", "finished"])
@@ -517,9 +519,9 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-@pytest.mark.parametrize("name", ["config.yaml", "overrides.yaml", "run.json"])
+@pytest.mark.parametrize("name", ["config.yaml", "overrides.yaml", "run.json", "history.csv"])
 def test_a_damaged_file_of_a_run_is_named(command, place, theirs, name, damage):
-    file = theirs / name if name == "run.json" else theirs / ".hydra" / name
+    file = theirs / ".hydra" / name if name.endswith(".yaml") else theirs / name
     ending = "finished" if name == "overrides.yaml" else "interrupted"
     change(theirs / "run.json", status=ending)
     file.write_bytes(damage)
@@ -561,21 +563,45 @@ def test_a_config_of_a_run_that_cannot_be_is_named(command, place, theirs, key, 
 
 
 NAMES = [
-    *("my run", "a=b", "it's", 'say "x"', "[1,2]", "{a: b}", "a,b", "$HOME", "${seed}", "back\\slash", "end\\"),
-    *("größe", "-dash", "~tilde", "a:b", "null", "#5", "%d", "a\\${b}", "(x)", "???"),
+    *("my run", "a=b", "it's", 'say "x"', "[1,2]", "{a: b}", "a,b", "$HOME", "back\\slash", "end\\", "größe", "-dash"),
+    *("~tilde", "a:b", "#5", "%d", "(x)", "???", "a\nb", " "),
 ]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ['it\'s a=b, [1,2] {c: d} "say" $HOME back\\slash größe #5 %d (x) ~ ??? \\', "-dash"])
 def test_a_run_folder_may_have_any_name(command, place, theirs, name):
     theirs.rename(place / name)
-    named = f"./{name}" if name in ("null", "~tilde") else name
-    done = command("train", f"resume={named}")
+    done = command("train", f"resume={name}")
     assert done.status == 0, done.err
     assert info(place / name)["status"] == "finished"
-    done = command("train", f"resume={place / name}", "schedule.extra_epochs=1", "trainer.max_steps=1")
+    done = command("train", f"resume={place / name}", "schedule.extra_epochs=1")
     assert done.status == 0, done.err
     assert info(only_run(place))["warm_start"] == str(place / name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hydra_is_told_the_folder_that_was_meant(place, theirs, name):
+    from mnist_exp.cli.train import _resuming
+
+    theirs.rename(place / name)
+    for named in (f"./{name}", name, place / name):
+        with initialize_config_dir(str(CONF)):
+            config = compose("train", overrides=_resuming([f"resume={named}"]), return_hydra_config=True)
+        assert config.resume == config.hydra.run.dir == str(place / name)
+
+
+def test_a_name_that_would_be_a_reference_is_refused(command, place, theirs):
+    theirs.rename(place / "${seed}")
+    before = files(place)
+    assert_refused(command("train", "resume=${seed}"), before, place, "rename it")
+
+
+def test_a_log_that_is_a_link_is_not_written_through(command, place, theirs):
+    (place / "mine").write_text("mine")
+    (theirs / "train.log").unlink(missing_ok=True)
+    (theirs / "train.log").symlink_to(place / "mine")
+    before = files(place)
+    assert_refused(command("train", "resume=theirs"), before, place, "train.log is a link")
 
 
 def test_a_name_in_quotes_of_hydras_means_what_is_in_them(command, place, theirs):

@@ -74,6 +74,78 @@ def test_mistakes_get_one_message(command, place, arguments, words):
     assert not list(place.glob("outputs/runs/*")), "a folder was left behind"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--resolve"], ["--resolve", "--cfg"]),
+        (["--shell-completion"], ["install"]),
+        (["--shell-completion", "install=nosh"], ["nosh", "bash"]),
+        (["--run", "--multirun"], ["--run, --multirun"]),
+        (["--cfg", "job", "--info"], ["--cfg, --info"]),
+        (["--cfg", "job", "--package", "nowhere"], ["nowhere"]),
+        (["--experimental-rerun", "run"], ["--experimental-rerun", "resume="]),
+        (["--config-name", "other"], ["--config-name", "--config-dir"]),
+        (["--config-path", "other"], ["--config-path", "--config-dir"]),
+        (["--config-dir", "nowhere"], ["--config-dir is", "nowhere", "a folder"]),
+        (["augment=[-1,2,3]"], ["augment is [-1, 2, 3]", "conf/augment"]),
+        (["augment=3"], ["augment is 3", "conf/augment"]),
+        (["logger=true"], ["logger is True", "conf/logger"]),
+        (["hydra=3"], ["hydra is 3"]),
+        (["hydra.verbose=.5"], ["hydra.verbose is 0.5", "true, false"]),
+        (["hydra.verbose={a:1}"], ["hydra.verbose"]),
+        (["hydra.verbose=[1,2]"], ["logger name"]),
+        (["hydra.job_logging.handlers.terminal.class=foo.Bar"], ["foo.Bar"]),
+        (["hydra.job_logging.handlers.terminal.class=logging.handlers.SMTPHandler"], ["SMTPHandler"]),
+        (["+hydra.job_logging.handlers.terminal.size=3"], ["terminal", "size"]),
+        (["hydra.job_logging.root.handlers=[nope]"], ["nope"]),
+        (["hydra.job_logging.root.handlers=3"], ["int"]),
+        (["hydra.job_logging.root.level=LOUD"], ["LOUD"]),
+        (["hydra.job_logging.formatters=3"], ["int"]),
+        (["hydra.job_logging.version=2"], ["version", "2"]),
+        (["hydra.hydra_logging.root.handlers=[nope]"], ["nope"]),
+        (["hydra.mode=FAST"], ["FAST", "MULTIRUN"]),
+        (["hydra.run.dir="], ["hydra.run.dir is ''", "a folder"]),
+        (["paths.outputs=null"], ["paths.outputs is None", "a folder"]),
+        (["hydra.output_subdir=x"], ["hydra.output_subdir"]),
+        (["hydra.searchpath=[/tmp]"], ["hydra.searchpath", "--config-dir"]),
+        (["hydra.job.env_copy=[NOWHERE]"], ["hydra.job.env_copy", "shell"]),
+        (["--multirun", "hydra.sweeper._target_=os.system"], ["os.system"]),
+        (["--multirun", "hydra.launcher=null", "seed=1"], ["launcher"]),
+        (["--multirun", "seed=range(1,3,0)"], ["zero"]),
+        (["seed=1,2"], ["seed=1,2", "--multirun"]),
+        (["~data._target_"], ["data._target_", "load"]),
+        (
+            ["optimizer=adamw", "~optimizer.weight_decay", "~optimizer.lr", "optimizer._target_=torch.nn.ReLU"],
+            ["optimizer"],
+        ),
+        (["search=3"], ["search is 3"]),
+        (["task_name=[1]"], ["task_name is [1]"]),
+        (["tags=[{a:1}]"], ["tags"]),
+    ],
+    ids=lambda value: " ".join(value) if value and isinstance(value, list) else None,
+)
+def test_what_hydra_stumbles_over_gets_one_message(command, place, arguments, words):
+    done = command(*arguments, *([] if "--cfg" in arguments or "--shell" in arguments[0] else SMALL[:1]))
+    assert done.status == 2, done.err
+    for word in words:
+        assert word in done.err
+    assert "Traceback" not in done.err
+    assert len(done.err.splitlines()) < 14
+    assert not list(place.glob("outputs/runs/*")), "a folder was left behind"
+
+
+def test_a_mistake_of_ours_still_has_its_traceback(command, place, monkeypatch):
+    from mnist_exp.config.job import Job
+
+    def broken(*arguments: object) -> None:
+        raise ValueError("a mistake of ours")
+
+    monkeypatch.setattr(Job, "from_hydra", broken)
+    for words in (SMALL, ["--multirun", "seed=1,2", *SMALL]):
+        with pytest.raises(ValueError, match="a mistake of ours"):
+            command(*words)
+
+
 def test_a_corrupt_run_json_is_named(command, place):
     (place / "run").mkdir()
     (place / "run" / "run.json").write_text('{"status": "runn')

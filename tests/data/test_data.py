@@ -12,11 +12,12 @@ import pytest
 import torch
 from helpers import SMALL, info, only_run
 
-from mnist_exp.data import formats, install
+from mnist_exp.data import formats
 from mnist_exp.data.formats import SOURCES, Source, parse_idx
 from mnist_exp.data.sets import Data
 from mnist_exp.data.splits import Split, stratified
 from mnist_exp.errors import UserError
+from mnist_exp.vision import import_torchvision
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -96,7 +97,7 @@ def test_a_network_that_never_answers_is_given_up(place, monkeypatch):
         def __init__(self, *arguments, **options):
             release.wait(60)
 
-    datasets = install.import_torchvision("torchvision.datasets")
+    datasets = import_torchvision("torchvision.datasets")
     monkeypatch.setattr(datasets, "MNIST", Silent)
     with pytest.raises(UserError, match=r"data\.download_timeout=0\.2 s"):
         Data("mnist", str(place), fallback=None, download_timeout=0.2).load()

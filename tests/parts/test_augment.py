@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from mnist_exp.data.install import import_torchvision
 from mnist_exp.errors import UserError
 from mnist_exp.parts.augment import Compose, Mix, Normalize, RandomCrop, RandomErasing, RandomRotation, _beta
+from mnist_exp.vision import import_torchvision
 
 F = import_torchvision("torchvision.transforms.functional")
 T = import_torchvision("torchvision.transforms")
