@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from collections.abc import Sequence
@@ -24,6 +25,22 @@ class ConsoleHandler(logging.Handler):
             rich.get_console().print(self.format(record), style=style, markup=False, highlight=False, soft_wrap=True)
         except Exception:
             self.handleError(record)
+
+
+class LogFile(logging.FileHandler):
+    """A log in a file. A line that cannot be written there, as on a full disk, is lost, and nothing else."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):
+            super().emit(record)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            super().flush()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            super().close()
 
 
 def clock(seconds: float) -> str:

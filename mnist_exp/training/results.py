@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mnist_exp.console import clock
 from mnist_exp.data.splits import LoaderSplit, Split
+from mnist_exp.files import atomic_write
 from mnist_exp.parts.evaluate import PLAIN, accuracy, nll
 from mnist_exp.runs import pictures
 from mnist_exp.runs.folder import RunFolder
@@ -28,7 +29,7 @@ Scored = dict[str, tuple[Tensor, Tensor]]
 def draw_history(parts: Components, run: RunFolder) -> None:
     """Write the history as JSON and as pictures."""
     rows, schedule = run.history(), parts.schedule
-    run.result("history.json").write_text(json.dumps(rows, indent=1) + "\n")
+    atomic_write(run.result("history.json"), (json.dumps(rows, indent=1) + "\n").encode())
     swa_epoch = schedule.swa_epoch if schedule.swa_epoch <= schedule.total else None
     title = f"{parts.splits.name}, seed {run.info['seed']}"
     pictures.plot_loss(rows, swa_epoch, run.result("train_loss.png"), title)
