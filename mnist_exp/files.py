@@ -6,7 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,14 +18,29 @@ def atomic_write(path: Path, content: bytes) -> None:
 
     What a killed process has left unfinished in the folder is swept up.
     """
-    with naming(path):
-        with _beside(path) as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            Path(file.name).replace(path)
-        sync_folder(path.parent)
-    sweep(path.parent)
+    write_together({path: content})
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write files that belong together, each atomically; cut off in between, some are missing, but none is of before."""
+    with contextlib.ExitStack() as files:
+        ready = {}
+        for path, content in contents.items():
+            with naming(path):
+                file = files.enter_context(_beside(path))
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+                ready[path] = Path(file.name)
+        if len(contents) > 1:
+            for path in contents:
+                path.unlink(missing_ok=True)
+        for path, new in ready.items():
+            with naming(path):
+                new.replace(path)
+                sync_folder(path.parent)
+    for folder in {path.parent for path in contents}:
+        sweep(folder)
 
 
 @contextlib.contextmanager
@@ -58,13 +73,10 @@ def _beside(path: Path) -> Iterator[BinaryIO]:
 def sweep(folder: Path) -> None:
     """Delete the files in ``folder`` that killed processes have left unfinished; never one that is being written."""
     for left in folder.glob(f".*{_UNFINISHED}"):
-        with contextlib.suppress(OSError), open(left, "r+b", opener=_no_link) as file:
-            if _lock(file, wait=False):
-                left.unlink()
-
-
-def _no_link(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        if left.is_file() and not left.is_symlink():
+            with contextlib.suppress(OSError), left.open("r+b") as file:
+                if _lock(file, wait=False):
+                    left.unlink()
 
 
 def _lock(file: BinaryIO, wait: bool) -> bool:

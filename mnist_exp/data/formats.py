@@ -9,6 +9,7 @@ import shlex
 import struct
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -16,10 +17,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from mnist_exp.errors import UserError
-from mnist_exp.files import atomic_write
+from mnist_exp.files import atomic_write, write_together
 
 log = logging.getLogger(__name__)
 
@@ -212,7 +214,9 @@ def md5(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
-def put(target: Path, content: bytes) -> None:
-    """Write a file of a data set, whole or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(target, content)
+def put(contents: Mapping[Path, bytes]) -> None:
+    """Write files of a data set to its folder, so that there never are files of two imports side by side."""
+    (folder,) = {target.parent for target in contents}
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".import.lock"):
+        write_together(contents)

@@ -112,7 +112,7 @@ def install(path: Path, root: Path, name: str | None = None) -> str:
     if csv is not None and name in (None, "kaggle"):
         parse_csv(found[csv], f"{path} ({csv})")
         target = SOURCES["kaggle"].paths(root)[0]
-        put(target, found[csv])
+        put({target: found[csv]})
         return f"kaggle: installed {target}; train with `python -m mnist_exp train data=kaggle data.root={root}`"
     name = name or "mnist"
     known = [n for n in SOURCES if n != "kaggle"]
@@ -128,11 +128,10 @@ def install(path: Path, root: Path, name: str | None = None) -> str:
         elif not target.exists() and len(found) != 1:
             there = ", ".join(sorted(found)[:8]) or "nothing of use"
             raise UserError(f"{path} lacks {file} of {name}; it holds {there}")
-    chosen = [(target, found[file]) for file, target in zip(source.files, targets, strict=True) if file in found]
+    chosen = {target: found[file] for file, target in zip(source.files, targets, strict=True) if file in found}
     if not chosen:
         raise UserError(f"{path} holds no file of {name}; wanted: {', '.join(source.files)}")
-    for target, content in chosen:
-        put(target, content)
+    put(chosen)
     missing = [target.name for target in targets if not target.exists()]
     more = (
         f"; still missing: {', '.join(missing)}"

@@ -1,10 +1,13 @@
 """A run whose machine fails at each change of its files: whatever it was, it goes on to the same result."""
 
+import random
+import signal
+import time
 from pathlib import Path
 
 import pytest
 from faulty import RUN
-from helpers import assert_same_result, info
+from helpers import SLOW, assert_same_result, info, start, wait_until
 
 
 def fail_and_go_on(machine, place: Path, whole: Path, kind: str, at: int) -> None:
@@ -27,7 +30,7 @@ def fail_and_go_on(machine, place: Path, whole: Path, kind: str, at: int) -> Non
     assert not [p for p in place.rglob(".*") if "unfinished" in p.name]
 
 
-SHARE = 5  # the fast suite fails at one in so many boundaries
+SHARE = 8  # the fast suite fails at one in so many boundaries
 
 
 @pytest.mark.parametrize("kind", ["kill", "full"])
@@ -48,3 +51,30 @@ def test_a_run_goes_on_from_every_boundary(machine, tmp_path, whole_run, kind):
         except AssertionError as error:
             failed[at] = f"{boundary}: {error}"
     assert not failed
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("seed", range(4))
+def test_a_run_that_is_killed_five_times_at_any_moment(place, seed):
+    """20 kills in all, of whole processes."""
+    draw = random.Random(seed)
+    whole, run = start(place, "train", *SLOW, "hydra.run.dir=whole"), place / "killed"
+    for kill in range(5):
+        process = start(place, "train", *([f"resume={run}"] if kill else [*SLOW, f"hydra.run.dir={run}"]))
+
+        def begun(process=process, kill=kill) -> bool:
+            about = info(run) if (run / "run.json").exists() else {}
+            return process.poll() is not None or (about.get("status"), about.get("resumed")) == ("running", kill)
+
+        wait_until(begun)
+        time.sleep(draw.uniform(0, 2))
+        process.kill()
+        if process.wait() == 0:  # it was quicker
+            break
+        assert process.returncode == -signal.SIGKILL, process.stderr.read()
+    if info(run)["status"] != "finished":
+        last = start(place, "train", f"resume={run}")
+        assert last.wait(300) == 0, last.stderr.read()
+    assert whole.wait(300) == 0
+    assert_same_result(place / "whole", run)
