@@ -17,18 +17,23 @@ if TYPE_CHECKING:
 
 
 class ConsoleHandler(logging.Handler):
-    """Log to the terminal above a running progress bar; bare messages, never wrapped."""
+    """Log to the terminal above a running progress bar; bare messages, never wrapped.
+
+    A line that cannot be written, as to a file on a full disk, is lost, and nothing else.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             style = {logging.WARNING: "yellow", logging.ERROR: "red"}.get(record.levelno, "")
             rich.get_console().print(self.format(record), style=style, markup=False, highlight=False, soft_wrap=True)
+        except OSError:
+            pass
         except Exception:
             self.handleError(record)
 
 
 class LogFile(logging.FileHandler):
-    """A log in a file. A line that cannot be written there, as on a full disk, is lost, and nothing else."""
+    """A log in a file. A line that cannot be written is lost, and nothing else."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(OSError):

@@ -1,6 +1,5 @@
 """What tests of faults share: the smallest run and search, and what a search has found."""
 
-import re
 from pathlib import Path
 
 import optuna
@@ -31,7 +30,7 @@ def states(place: Path) -> list[str]:
 
 
 def found(place: Path) -> list[dict]:
-    """What a search has found, but for times and places."""
+    """What a search has found, but for times."""
     return [
         {
             "params": trial.params,
@@ -42,7 +41,6 @@ def found(place: Path) -> list[dict]:
                 {k: v for k, v in row.items() if k not in ("seconds", "images_per_s")}
                 for row in rows(sweep(place) / f"trial-{trial.number}")
             ],
-            "best": re.sub(r"/\S+", "", (sweep(place) / "conf" / "experiment" / "best.yaml").read_text()),
         }
         for trial in trials(place)
     ]

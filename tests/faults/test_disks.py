@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from faulty import RUN, SEARCH, found, states
@@ -74,6 +75,17 @@ def test_a_run_is_not_finished_before_its_last_words_are_written(machine, place,
     assert "run.json" in done.err
     assert machine(place, "train", "resume=run").status == 0
     assert_same_result(whole_run[0], place / "run")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_what_is_printed_to_a_full_disk_is_lost_and_nothing_else(place):
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        options = {"stdout": full, "stderr": subprocess.PIPE, "text": True, "cwd": place, "timeout": 200}
+        done = subprocess.run([sys.executable, "-m", "mnist_exp", *RUN], **options)
+        assert (done.returncode, done.stderr) == (0, "")
+        done = subprocess.run([sys.executable, "-m", "mnist_exp", "compare", "run"], **options)
+        assert (done.returncode, done.stderr) == (1, "error: the disk is full\n")
+    assert info(place / "run")["status"] == "finished"
 
 
 @pytest.fixture

@@ -38,6 +38,7 @@ def fail_and_go_on(machine, place: Path, whole: list[dict], kind: str, at: int) 
         if before is None or len(before) == len(same["params"]):
             assert mine == same
     assert len({str(trial["params"]) for trial in now}) == len(now)
+    assert (sweep(place) / "conf" / "experiment" / "best.yaml").exists()
     assert not [p for p in place.rglob(".*") if "unfinished" in p.name]
 
 
