@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from collections.abc import Sequence
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
 
 
 class ConsoleHandler(logging.Handler):
-    """Log to the terminal above a running progress bar; bare messages, never wrapped."""
+    """Log to the terminal above a running progress bar; bare messages, never wrapped.
+
+    A line that cannot be written, as to a file on a full disk, is lost, and nothing else.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         from rich.text import Text
@@ -24,8 +28,26 @@ class ConsoleHandler(logging.Handler):
         try:
             style = {logging.WARNING: "yellow", logging.ERROR: "red"}.get(record.levelno, "")
             rich.get_console().print(Text(shown(self.format(record), keep="\n"), style), soft_wrap=True)
+        except OSError:
+            pass
         except Exception:
             self.handleError(record)
+
+
+class LogFile(logging.FileHandler):
+    """A log in a file. A line that cannot be written is lost, and nothing else."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):
+            super().emit(record)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            super().flush()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            super().close()
 
 
 def clock(seconds: float) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 from typing import Any
 
 
@@ -34,6 +37,17 @@ class RunLockedError(UserError):
     """A run that another process is writing."""
 
 
+class MachineFailed(RunFailed):
+    """A failure of the machine that a run or a search met, not its own: the ``problem``, and the way out of it."""
+
+    def __init__(self, problem: str, way_out: str):
+        super().__init__(problem, way_out)
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return ". ".join(self.args)
+
+
 class TrialPruned(Exception):
     """A run that was stopped early because others did better."""
 
@@ -42,3 +56,35 @@ def require(condition: bool, name: str, found: Any, allowed: str) -> None:
     """Raise WrongValue saying that ``name`` is ``found`` where ``allowed`` was wanted, unless ``condition``."""
     if not condition:
         raise WrongValue(name, found, allowed)
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_SICK = {errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM, errno.ESTALE, errno.ENOLCK}
+_SQLITE = {8, 10, 13, 14}  # SQLite's codes: it may not write, I/O error, the disk is full, it cannot open the file
+
+
+def machine_failure(error: BaseException | None) -> str | None:
+    """Return what of the machine failed, if that is what ``error`` came of; None if it did not.
+
+    That is a full, broken or forbidden disk, and too many open files. It is not memory: how much a run takes is its own
+    doing, so that one which does not fit is a failed run, and one that the system kills is tried again, at last alone.
+    """
+    while error is not None:
+        if isinstance(error, MachineFailed):
+            return error.problem
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _SQLITE:
+            return f"SQLite says: {error}"
+        told = re.search(r"\[Errno (\d+)\]", str(error))  # of one in another process there may be only words
+        number = error.errno if isinstance(error, OSError) else int(told[1]) if told else None
+        if number in _FULL | _SICK:
+            what = "the disk is full" if number in _FULL else os.strerror(number)
+            file = getattr(error, "filename", None)
+            return (
+                what
+                if file is None
+                else f"{what}: {file} could not be written"
+                if number in _FULL
+                else f"{what}: {file}"
+            )
+        error = error.__cause__
+    return None

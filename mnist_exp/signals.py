@@ -1,14 +1,18 @@
-"""SIGINT and SIGTERM: a run ends with a checkpoint, everything else with KeyboardInterrupt."""
+"""SIGINT and SIGTERM: a run ends with a checkpoint, everything else with KeyboardInterrupt. Workers end with their sweeper."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 
 log = logging.getLogger(__name__)
+_GRACE = 10  # seconds for a checkpoint
 
 
 class Stop:
@@ -56,3 +60,20 @@ def terminate_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@functools.cache
+def end_with(parent: int) -> None:
+    """Let this process not outlive ``parent``, which started it: a run that goes on has a few seconds for a checkpoint."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)  # the end of a process that is at no run
+        end = time.monotonic() + _GRACE
+        while signal.getsignal(signal.SIGTERM) != signal.SIG_DFL and time.monotonic() < end:
+            time.sleep(0.1)
+        time.sleep(1)  # for the status
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

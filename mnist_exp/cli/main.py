@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mnist_exp.errors import RunFailed, UserError
+from mnist_exp.errors import RunFailed, UserError, machine_failure
 
 USAGE = """\
 mnist_exp: compose a training run from small named parts, train it, and believe the answer.
@@ -66,6 +66,8 @@ def report(function: Callable[[], Any]) -> int:
         if isinstance(error, OSError) and error.filename is not None:
             where = "outputs go below paths.outputs=FOLDER or hydra.run.dir=FOLDER"
             return _tell(f"{error.filename}: {error.strerror}; {where}", 1)
+        if (problem := machine_failure(error)) is not None:
+            return _tell(problem, 1)
         full = isinstance(error, MemoryError) or "can't allocate memory" in str(error)  # as torch says it of a CPU
         if full or type(error).__name__ == "OutOfMemoryError":
             return _tell(f"{error}\nThe memory is full; try a smaller data.batch_size or model", 1)

@@ -100,11 +100,17 @@ def _loggers_and_environment_kept() -> Iterator[None]:
 def _task(runs: list[RunFolder], failures: list[Exception], command: str | None) -> Callable[[DictConfig], Any]:
     """Return the function that Hydra calls, here or in a worker, with each composed config."""
 
+    sweeper = os.getpid()
+
     def task(config: DictConfig) -> Any:
         """Carry out a run; return ``optimized_metric`` (None if the run has none)."""
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
+        from mnist_exp.signals import end_with
+
+        if os.getpid() != sweeper and "joblib" in HydraConfig.get().launcher._target_:  # jobs of a cluster go on alone
+            end_with(sweeper)
         multirun = HydraConfig.get().mode is RunMode.MULTIRUN
         try:
             run = _run(config, multirun, command)

@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import io
 import math
-import os
 import shlex
 import struct
 import warnings
@@ -17,9 +16,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from filelock import FileLock
 
 from mnist_exp.errors import UserError
-from mnist_exp.files import atomic_write
+from mnist_exp.files import write_together
 from mnist_exp.reading import read_bytes
 
 IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -238,18 +238,8 @@ def md5(content: bytes) -> str:
 
 
 def put(contents: Mapping[Path, bytes]) -> None:
-    """Write files of a data set, each whole or not at all. Cut off in between, it leaves some missing, never new ones
-    beside others from before.
-    """
-    fresh = {target: target.with_name(f".{target.name}.{os.getpid()}.new") for target in contents}
-    try:
-        for target, content in contents.items():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write(fresh[target], content)
-        for target in contents:
-            target.unlink(missing_ok=True)
-        for target in contents:
-            fresh[target].replace(target)
-    finally:
-        for file in fresh.values():
-            file.unlink(missing_ok=True)
+    """Write files of a data set to its folder, so that there never are files of two imports side by side."""
+    (folder,) = {target.parent for target in contents}
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".import.lock"):
+        write_together(contents)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_exp.errors import RunLockedError, UserError
-from mnist_exp.files import atomic_write
+from mnist_exp.files import atomic_write, naming, sync_folder
 from mnist_exp.reading import MIB, read_arrays, read_text, refusal
 from mnist_exp.runs import schema
 from mnist_exp.runs.composed import Composed
@@ -50,17 +50,21 @@ class RunFolder(Composed):
     @classmethod
     def create(cls, path: Path, info: dict[str, Any], hydra_files: dict[str, str]) -> RunFolder:
         """Make the folder with its .hydra files ({name: text}) and run.json. Raises UserError if it holds a run."""
-        refuse_existing(path)
-        for folder in (".hydra", "checkpoints", "results"):
-            (path / folder).mkdir(parents=True, exist_ok=True)
-        for name, text in hydra_files.items():
-            atomic_write(path / ".hydra" / name, text.encode())
+        path.mkdir(parents=True, exist_ok=True)
         run = cls(path, {"format": schema.FORMAT, **info})
         run.info = {**run.info, "overrides": info.get("overrides", []), "metrics": info.get("metrics", {})}
-        run.keep_composed()
-        run.lock()
-        run.update()
-        run.write_history([])
+        with run_lock(path):
+            refuse_existing(path)
+            for folder in (".hydra", "checkpoints", "results"):
+                (path / folder).mkdir(exist_ok=True)
+            for name, text in hydra_files.items():
+                atomic_write(path / ".hydra" / name, text.encode())
+            run.keep_composed()
+            run.update()
+            run.write_history([])
+            for above in path.parents:
+                sync_folder(above)
+            run.lock()
         return run
 
     @classmethod
@@ -102,7 +106,7 @@ class RunFolder(Composed):
 
     def append_history(self, row: dict[str, Any]) -> None:
         """Add an epoch's row, on disk when this returns."""
-        with self.history_file.open("a", newline="") as file:
+        with naming(self.history_file), self.history_file.open("a", newline="") as file:
             csv.DictWriter(file, HISTORY, lineterminator="\n").writerow(row)
             file.flush()
             os.fsync(file.fileno())
@@ -228,7 +232,7 @@ def run_lock(path: Path) -> Iterator[None]:
     refuse_links(path, *_WRITTEN)
     lock = FileLock(path / ".lock", is_singleton=True)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=0.5)  # more than others take to look whether it is held
     except Timeout as error:
         raise RunLockedError(f"{path} is being written by another process; wait for it, or stop it first") from error
     try:

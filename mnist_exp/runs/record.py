@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import errno
 import logging
 import os
 import platform
@@ -18,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from mnist_exp.config.job import Job
-from mnist_exp.errors import RunFailed, TrialPruned, UserError, require
-from mnist_exp.runs.folder import RunFolder
+from mnist_exp.errors import MachineFailed, RunLockedError, TrialPruned, UserError, machine_failure, require
+from mnist_exp.runs.folder import RunFolder, run_lock
 
 log = logging.getLogger(__name__)
 PACKAGES = ("mnist_exp", "torch", "torchvision", "hydra-core", "omegaconf", "optuna", "numpy")
 _TOLD = 50_000  # letters of an error or a traceback that are kept
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Record:
@@ -67,10 +65,15 @@ class Record:
             logger.log({k: v for k, v in metrics.items() if isinstance(v, float)})
 
     def end(self, status: str, **changes: Any) -> None:
-        """Write the status that the run ends with, and let others write its folder."""
+        """Write the status that the run ends with, and let others write its folder.
+
+        Raises OSError if it is one to stay, and cannot be written.
+        """
         try:
             self.folder.update(status=status, seconds=round(self.seconds, 1), **changes)
         except OSError as error:
+            if status in ("finished", "pruned"):
+                raise
             log.warning("could not write the status %s to %s: %s", status, self.folder.path, error)
         self.folder.unlock()
         for logger in self.loggers:
@@ -102,37 +105,43 @@ def begin(job: Job, begun: RunFolder | None, loggers: Sequence[Any], facts: dict
         log.warning("it cannot be known whether %s began on the same data", begun.path)
     else:
         require(md5 == before, "data", md5, f"the same as in the run that is resumed, MD5 {before}")
-    begun.lock()
-    begun.go_on(job.files()["config.yaml"], job.changes)
-    lacking = {key: value for key, value in _identity(job).items() if key not in begun.info}
-    begun.update(**lacking, **now, epochs=facts["epochs"], resumed=begun.info.get("resumed", 0) + 1)
+    with run_lock(begun.path):
+        if str(RunFolder.open(begun.path).info) != str(begun.info):  # as text: NaN is not equal to itself
+            raise RunLockedError(
+                f"{begun.path} has just been written by another process; wait for it, or stop it first"
+            )
+        begun.go_on(job.files()["config.yaml"], job.changes)
+        lacking = {key: value for key, value in _identity(job).items() if key not in begun.info}
+        begun.update(**lacking, **now, epochs=facts["epochs"], resumed=begun.info.get("resumed", 0) + 1)
+        begun.lock()
     return Record(begun, loggers, job.clock)
 
 
 @contextlib.contextmanager
 def every_ending(record: Record) -> Iterator[None]:
-    """Leave a status in run.json however the block ends; a run that is pruned ends the block quietly."""
+    """Leave a status in run.json however the block ends; a run that is pruned ends the block quietly.
+
+    What the machine does to a run interrupts it; only what it does itself makes it fail. Raises MachineFailed for that.
+    """
     folder = record.folder
     try:
-        yield
-        record.end("finished", **record.results)
-    except TrialPruned:
-        record.end("pruned")
-        log.info("pruned: other trials did better")
+        try:
+            yield
+            record.end("finished", **record.results)
+        except TrialPruned:
+            record.end("pruned")
+            log.info("pruned: other trials did better")
     except (KeyboardInterrupt, SystemExit):  # SystemExit: a cluster has put the job back into its queue
         record.end("interrupted", error="interrupted")
         log.warning("Interrupted. Go on with: python -m mnist_exp train resume=%s", folder.path)
-        raise
-    except OSError as error:
-        record.end("failed", error=_told(error))
-        if error.errno in DISK_FULL:
-            message = f"the disk is full: {error.filename or folder.path} could not be written ({error.strerror})."
-            raise RunFailed(f"{message} Free some space, then type resume={folder.path}") from error
         raise
     except BaseException as error:
         if type(error).__name__ == "UncompletedJobError":  # submitit's signal: the job's time is over
             record.end("interrupted", error=str(error))
             raise KeyboardInterrupt from error
+        if (problem := machine_failure(error)) is not None:
+            record.end("interrupted", error=problem)
+            raise MachineFailed(problem, f"Put that right, then type resume={folder.path}") from error
         record.end("failed", error=_told(error), traceback=traceback.format_exc()[-_TOLD:])
         raise
 

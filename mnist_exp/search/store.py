@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from mnist_exp.config import recipe
 from mnist_exp.console import without_password
 from mnist_exp.errors import UserError
+from mnist_exp.files import atomic_write
 from mnist_exp.runs.folder import RunFolder, is_run
 from mnist_exp.search.locks import FileLocks, Locks, PostgresLocks
 from mnist_exp.search.space import Space, build_sampler, typed
@@ -150,12 +151,14 @@ def best_trial(study: optuna.Study) -> Any:
 def _claim(folder: Path, study: str) -> None:
     """Refuse a folder with trials of another study: their results would be taken for this one's."""
     mark = folder / ".study"
-    if any(map(is_run, folder.glob("trial-*"))) and not (mark.exists() and mark.read_text() == study):
+    if mark.exists() and mark.read_text() == study:
+        return
+    if any(map(is_run, folder.glob("trial-*"))):
         raise UserError(
             f"{folder} holds trials of another study, or of one that is gone. "
             "Type hydra.sweeper.study_name=NEW_NAME, or move that folder away"
         )
-    mark.write_text(study)
+    atomic_write(mark, study.encode())
 
 
 def _refuse_another(known: dict[str, Any], search: Search, study: optuna.Study) -> None:

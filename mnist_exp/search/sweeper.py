@@ -6,6 +6,8 @@ heard of, continues interrupted trials from their checkpoints, and asks for new 
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
 import re
@@ -22,7 +24,7 @@ from mnist_exp.config.build import build
 from mnist_exp.config.job import check_config
 from mnist_exp.config.request import quoted
 from mnist_exp.console import without_password
-from mnist_exp.errors import RunFailed, RunLockedError, UserError, require
+from mnist_exp.errors import MachineFailed, RunFailed, RunLockedError, UserError, machine_failure, require
 from mnist_exp.runs.folder import VAL_METRICS, is_run
 from mnist_exp.search.report import report_study
 from mnist_exp.search.space import read_space
@@ -73,7 +75,16 @@ class StudySweeper(Sweeper):
         self.folder = Path(config.hydra.sweep.dir).absolute()
 
     def sweep(self, arguments: list[str]) -> None:
-        """Do what is left of the search, then report on all of it."""
+        """Do what is left of the search, then report on all of it. Raises MachineFailed if the machine does not let it."""
+        try:
+            self._sweep(arguments)
+        except Exception as error:
+            problem = machine_failure(error)
+            if problem is None:
+                raise
+            raise MachineFailed(problem, "Put that right; the same command goes on with the search") from error
+
+    def _sweep(self, arguments: list[str]) -> None:
         _check(self)
         import optuna
         from sqlalchemy.exc import SQLAlchemyError
@@ -143,6 +154,8 @@ class StudySweeper(Sweeper):
         try:
             jobs = self.launcher.launch(overrides, initial_job_idx=self.job_number)
         except Exception as error:  # a dying worker takes the whole batch down: what is on disk decides
+            if machine_failure(error) is not None:
+                raise
             began = any(is_run(self.study.folder(number)) for number, _ in batch)
             if not began and self._fail_what_cannot_be_composed(batch):
                 return
@@ -154,10 +167,13 @@ class StudySweeper(Sweeper):
         self.job_number += len(batch)
         for (number, _), job in zip(batch, jobs, strict=False):
             try:
-                job.return_value  # noqa: B018  # raises what the job has raised
+                with contextlib.redirect_stderr(io.StringIO()):  # Hydra's own line about it
+                    job.return_value  # noqa: B018  # raises what the job has raised
             except RunLockedError:  # somebody else runs it
                 continue
             except Exception as error:
+                if machine_failure(error) is not None:  # it is as it was cut off, and goes on later
+                    raise
                 if not self.study.settle(number):  # it could not even say so in its folder
                     self.study.tell(number, {"status": "failed", "error": f"{type(error).__name__}: {error}"})
 

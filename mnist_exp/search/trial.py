@@ -14,7 +14,7 @@ from mnist_exp.config import recipe
 from mnist_exp.config.build import build
 from mnist_exp.config.job import Job
 from mnist_exp.console import without_password
-from mnist_exp.errors import RunFailed, TrialPruned, UserError
+from mnist_exp.errors import RunFailed, TrialPruned, UserError, machine_failure
 from mnist_exp.runs.folder import RunFolder, is_run, run_lock
 from mnist_exp.runs.record import write_failure
 from mnist_exp.search.store import open_storage, storage_url
@@ -27,7 +27,7 @@ def run_trial(job: Job) -> RunFolder:
     """Carry out, or continue, the trial that ``job`` is; return its run's folder.
 
     However it ends, its folder holds a run.json that says so (if the disk lets it), since the sweeper may not live to hear
-    of it.
+    of it. What the machine does to it is no end: it goes on later.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
     with run_lock(job.folder):  # a queue may start a trial twice
@@ -42,7 +42,7 @@ def run_trial(job: Job) -> RunFolder:
             run = experiment.run(job, begun, _link(job))
         except Exception as error:
             log.error("%s", traceback.format_exc())
-            if not is_run(job.folder):
+            if not is_run(job.folder) and machine_failure(error) is None:
                 write_failure(job, error)
             raise
         value = run.info["metrics"].get(job.wanted)

@@ -64,6 +64,8 @@ def run(
         done = [row for row in folder.history() if row["epoch"] < state.epoch]
         if done and folder.info["epoch"] < done[-1]["epoch"]:  # cut off between the checkpoint and run.json
             record.epoch(done[-1], checkpoints.first)
+        if done:  # a study may not have heard of it either
+            on_epoch(folder)
         Loop(parts, state, folder, checkpoints).fit(after_epoch)
         draw_history(parts, folder)
         metrics = folder.info["metrics"]
