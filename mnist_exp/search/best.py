@@ -40,14 +40,14 @@ def write_best(folder: Path, best: Any, metric: str) -> Path | None:
     except Exception as error:  # it may be from anyone, and hold anything
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise UserError(f"{run.hydra_config} cannot be said as an experiment: {reason}") from error
-    what = f"the best of a search, trial {best.number}"
+    what = f"best of a search, trial {best.number}"
     for group, file in names.items():
         if group not in contents:
             file.unlink(missing_ok=True)  # of a trial that was the best before
             continue
-        head = f"# The {group} of {what}, whole: no choice of ours with single values gives it.\n"
+        head = f"# The {group} of the {what}, whole: no choice of ours with single values gives it.\n"
         if group == "experiment":
-            head = f"# @package _global_\n# T{what[1:]}, by validation: {metric} {best.value:.4f}.\n"
+            head = f"# @package _global_\n# The {what}, by validation: {metric} {best.value:.4f}.\n"
         command = shown(f"python -m mnist_exp train --config-dir {shlex.quote(str(conf))} {group}={_HERE}")
         file.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(file, f"{head}#   {command}\n{contents[group]}".encode())

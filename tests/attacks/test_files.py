@@ -318,6 +318,20 @@ def test_a_study_with_more_rows_than_can_be_read_in_time_is_refused(command, swe
     assert "500,000 rows" in done.err
 
 
+@pytest.mark.parametrize("make", [lambda file: file.symlink_to(Path("victim").absolute()), os.mkfifo, Path.mkdir])
+def test_a_lock_is_a_file_of_its_own_or_none(command, sweep, make):
+    """The trial is at work, as the study has it."""
+    Path("victim").write_text("precious")
+    write_run(sweep / "trial-1", status="running")
+    (sweep / "trial-1" / ".lock").unlink(missing_ok=True)
+    make(sweep / "trial-1" / ".lock")
+    change("update trials set state = 'RUNNING', datetime_complete = null where number = 1")()
+    done = command("compare", str(sweep))
+    assert done.status == 0, done.err
+    assert "trial-1    interrupted" in done.out
+    assert Path("victim").read_text() == "precious"
+
+
 # --------------------------------------------------------------------------------------------- what a report writes
 
 
