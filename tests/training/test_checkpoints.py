@@ -394,7 +394,7 @@ def changed_bytes(content: bytes, draws: random.Random) -> bytes:
     return bytes(changed)
 
 
-@pytest.mark.parametrize("cases", [60, pytest.param(3000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [60, pytest.param(3000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 def test_any_bytes_at_all_are_told_of_in_a_line(stand, caplog, cases):
     draws, went_on = random.Random(7), collections.Counter[int]()
     caplog.set_level(logging.WARNING)
