@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from mnist_exp.data.archives import Refused, members
+from mnist_exp.data.archives import MOST_BYTES, Refused, members
 from mnist_exp.data.formats import IDX, SOURCES, check_pairs, most_bytes, npy_as_idx, put, read, verified
 from mnist_exp.errors import UserError, require
 from mnist_exp.vision import import_torchvision
@@ -130,6 +130,7 @@ def _found(path: Path, names: Sequence[str]) -> tuple[dict[str, bytes], list[str
     found: dict[str, bytes] = {}
     sizes: dict[str, int] = {}
     others: list[str] = []
+    total = 0
     try:
         for member in members(path):
             file = (
@@ -142,6 +143,9 @@ def _found(path: Path, names: Sequence[str]) -> tuple[dict[str, bytes], list[str
                 continue
             where = f"{path} ({member.place!a})" if member.place else str(path)
             content = member.read(most_bytes(file))
+            total += len(content)
+            if total > MOST_BYTES:
+                raise Refused(f"it holds {file} and its like again and again")
             if member.name in _KERAS:
                 content = npy_as_idx(content, where)
             sizes[file] = len(verified(wanted[file], file, content, where))
