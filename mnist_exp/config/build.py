@@ -24,7 +24,7 @@ _PARTS = {
     "mnist_exp.parts.trainer": "Trainer",
     "mnist_exp.parts.evaluate": "Evaluator",
     "mnist_exp.parts.loggers": "TensorBoardLogger MLflowLogger",
-    "mnist_exp.console": "ConsoleHandler",
+    "mnist_exp.console": "ConsoleHandler LogFile",
     # data sets that read what lies there: others download, or unpickle
     "torchvision.datasets": "ImageFolder FakeData",
     "optuna.pruners": "HyperbandPruner MedianPruner NopPruner PatientPruner PercentilePruner SuccessiveHalvingPruner "
