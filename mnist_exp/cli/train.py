@@ -181,13 +181,8 @@ def _is_hydras(error: Exception) -> bool:
     while trace is not None:
         names.append(str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0])
         trace = trace.tb_next
-    return not isinstance(error, OSError) and set(names[1:]) <= {
-        "hydra",
-        "omegaconf",
-        "logging",
-        "argparse",
-        "importlib",
-    }
+    hydras = {"hydra", "omegaconf", "logging", "argparse", "importlib"}
+    return not isinstance(error, OSError) and set(names[1:]) <= hydras
 
 
 def _resuming(overrides: list[str]) -> list[str]:
@@ -203,7 +198,7 @@ def _resuming(overrides: list[str]) -> list[str]:
     run = RunFolder.open(path)
     if "${" in str(run.path):
         raise UserError(f"{run.path} cannot be named to Hydra: rename it, without ${{")
-    refuse_links(run.path, "train.log")  # which Hydra opens
+    refuse_links(run.path, "train.log", "tensorboard")  # which Hydra and a logger open
     overrides = [line for line, found in zip(overrides, named, strict=True) if not found]
     resume = f"resume={quoted(run.path)}"
     if not run.finished:

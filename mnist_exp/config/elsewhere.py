@@ -22,11 +22,14 @@ from mnist_exp.errors import UserError
 from mnist_exp.reading import MIB, load_yaml, read_text, refusal
 
 # keys that say where a run writes, what it goes on with, and how Hydra starts it; with all below them
-_PLACES = ("paths", "data.root", "resume", "hydra")
+_PLACES = ("paths", "data.root", "data._args_", "resume", "hydra")
 _SEARCH = ("study_name", "direction", "max_failure_rate", "n_trials", "n_jobs", "sampler", "params")
 _SEARCHED = tuple(f"hydra.sweeper.{key}" for key in _SEARCH)
-# values of such keys that lead nowhere else than those of the command line, as conf/ has them
-_USUAL = re.compile(r"\$\{paths\.data\}(/\w[\w.-]*)*|sqlite:///\$\{paths\.outputs\}/mlflow\.db")
+# values of two of them that lead nowhere else than the command line says, as conf/ has them
+_USUAL = {
+    "root": re.compile(r"\$\{paths\.data\}(/\w[\w.-]*)*"),
+    "tracking_uri": re.compile(r"sqlite:///\$\{paths\.outputs\}/mlflow\.db"),
+}
 # what may be resolved: references between keys, and the one variable of conf/paths
 _REFERENCE = re.compile(r"\$\{\.*[A-Za-z_][\w.\[\]-]*\}")
 RESOLVED = "${oc.env:MNIST_EXP_DATA,'~/.cache/mnist_exp'}"
@@ -71,15 +74,18 @@ def refuse_places(tree: Mapping[str, Any], file: Path) -> None:
 
 def places(tree: Mapping[str, Any]) -> list[str]:
     """Return the keys of a config that say where things are written, but for values that are as in conf/."""
-    found = flatten(tree)
-    return [key for key, value in found.items() if _says_where(key) and not _USUAL.fullmatch(str(value))]
+    return [key for key, value in flatten(tree).items() if _says_where(key, value)]
 
 
-def _says_where(key: str) -> bool:
+def _says_where(key: str, value: Any = None) -> bool:
     """Whether a dotted key says where. A group of a group may stand for that of the root, so any end of it counts."""
     parts = [part.lstrip("+~") for part in key.split(".")]
+    if parts[-1] in _USUAL and _USUAL[parts[-1]].fullmatch(str(value)):
+        return False
+    if parts[-1] == "tracking_uri" or (parts[-1] == "data" and isinstance(value, str)):  # a reference to all of data
+        return True
     ends = [".".join(parts[start:]) for start in range(len(parts))]
-    return parts[-1] == "tracking_uri" or any(below(end, _PLACES) and not below(end, _SEARCHED) for end in ends)
+    return any(below(end, _PLACES) and not below(end, _SEARCHED) for end in ends)
 
 
 def refuse_resolvers(tree: Any, origin: str | Path) -> None:
@@ -99,7 +105,7 @@ def _refuse_choices(defaults: Any, file: Path) -> None:
     """Raise UserError if the defaults list of a config of others puts a group elsewhere, or chooses where and how."""
     for choice in defaults if isinstance(defaults, list) else []:
         name = choice if isinstance(choice, str) else str(next(iter(choice or [""])))
-        group = re.sub(r"^(?:(?:optional|override) +)*/?", "", name).replace("/", ".")
+        group = re.sub(r"^(?:(?:optional|override)\s+)*/?", "", name).replace("/", ".")
         if "@" in group or (_says_where(group) and group not in ("hydra.sweeper", "hydra.sweeper.sampler")):
             raise UserError(f"{file}: its defaults may not choose {name}; {_ASK}")
 

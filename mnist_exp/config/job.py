@@ -106,8 +106,8 @@ class Job:
     @property
     def reads_only(self) -> bool:
         """Whether nothing may be written to ``data.root``: a run folder that is resumed may be somebody else's, and names it."""
-        root, data = (OmegaConf.select(self.config, key) or "" for key in ("data.root", "paths.data"))
-        return self.resume is not None and not _real(root).is_relative_to(_real(data))
+        root, data = (OmegaConf.select(self.config, key) for key in ("data.root", "paths.data"))
+        return self.resume is not None and not (root and _real(root).is_relative_to(_real(data)))
 
     def going_on(self, saved: Any, file: Path) -> Job:
         """Return the job of an unfinished run, whose config was kept as ``saved`` in ``file``, with what may change of this one.
@@ -157,8 +157,8 @@ class Job:
         return config
 
 
-def _real(folder: str) -> Path:
-    return Path(folder).expanduser().resolve()
+def _real(folder: object) -> Path:
+    return Path(str(folder)).expanduser().resolve()
 
 
 def check_config(config: DictConfig) -> None:

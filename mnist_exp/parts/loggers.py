@@ -35,7 +35,7 @@ class TensorBoardLogger:
 class MLflowLogger:
     """Log parameters and metrics to MLflow: ``tracking_uri`` (a SQLite file by default) and ``experiment_name``."""
 
-    def __init__(self, tracking_uri: str, experiment_name: str):
+    def __init__(self, *, tracking_uri: str, experiment_name: str):
         self.tracking_uri = tracking_uri
         self.experiment_name = experiment_name
 

@@ -91,7 +91,7 @@ class StudySweeper(Sweeper):
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         space = read_space(self.params, arguments, self.custom_search_space)
-        self.fixed = space.fixed
+        self.space = space
         for point in space.some_points():  # what cannot be composed is told before the first trial
             check_config(self._compose(0, point))
         search = Search(
@@ -203,7 +203,9 @@ class StudySweeper(Sweeper):
             "paths.outputs": Path(self.config.paths.outputs).absolute(),
             "data.root": Path(self.config.data.root).expanduser().absolute(),
         }
-        lines = [f"{key}={value}" for key, value in params.items()] + self.fixed
+        if not self.space.custom and (others := params.keys() - self.space.dimensions.keys()):
+            raise UserError(f"trial {number} of the study has {', '.join(others)}, which this search does not draw")
+        lines = [f"{key}={value}" for key, value in params.items()] + self.space.fixed
         named = {line.partition("=")[0] for line in lines}
         lines = [line for line in lines if line.partition("=")[0] not in places]
         lines += [f"{key}={quoted(value)}" for key, value in places.items()]

@@ -96,6 +96,7 @@ def build_components(
         config = OmegaConf.merge(config, {"optimizer": {"lr": schedule.resume_lr}})  # type: ignore[assignment]
     optimizer = _optimizer(config, model)
     loggers = {} if config.logger is None else build(config, "logger")
+    require(isinstance(loggers, dict), "logger", config.logger, "names, and a logger each")
     for name, logger in loggers.items():
         able = all(hasattr(logger, method) for method in ("start", "log", "finish"))
         require(able, f"logger.{name}", logger, "a component with start, log and finish")

@@ -234,6 +234,13 @@ SAID = {
     "data's root above": "data: {root: '${paths.data}/../mark'}",
     "another run": "resume: theirs",
     "a server": "logger: {x: {_target_: mnist_exp.parts.loggers.MLflowLogger, tracking_uri: 'http://127.0.0.1:9', experiment_name: x}}",
+    "a server by position": "logger: {x: {_target_: mnist_exp.parts.loggers.MLflowLogger, _args_: ['http://127.0.0.1:9', x]}}",
+    "a server elsewhere": "a: {x: {_target_: mnist_exp.parts.loggers.MLflowLogger, tracking_uri: 'http://127.0.0.1:9'}}\nlogger: '${a}'",
+    "data by position": "data: {_args_: [mnist, mark]}",
+    "data elsewhere": "a: {root: mark, name: sample}\ndata: '${a}'",
+    "the run's folder as usual": "hydra: {run: {dir: '${paths.data}/mark'}}",
+    "a launcher with a tab": 'defaults: [{"override\\t/hydra/launcher": joblib}]',
+    "the choice of nothing": "defaults: [{}]",
     "a launcher": "defaults: [{override /hydra/launcher: joblib}]",
     "a launcher, optional": "defaults: [{optional override hydra/launcher: joblib}]",
     "a path of a launcher": "defaults: [/hydra/launcher/joblib]",
@@ -257,7 +264,14 @@ def test_a_config_folder_says_no_more_than_what_to_compute(command, place, their
     config_folder(place, "env_set: {MNIST_EXP_ALLOW: evil.*}", "data/theirs")
     config_folder(place, "outputs: mark\ndata: mark", "paths/theirs")
     before = files(place)
-    assert_refused(command("train", *given, "experiment=x", *FAST), before, place, "configs/experiment/x.yaml")
+    named = (
+        "tracking_uri"
+        if "MLflowLogger, _args_" in text
+        else "Missing group"
+        if "[{}]" in text
+        else "configs/experiment/x.yaml"
+    )
+    assert_refused(command("train", *given, "experiment=x", *FAST), before, place, named)
     assert not (place / "mark").exists()
 
 

@@ -131,7 +131,7 @@ def test_what_hydra_stumbles_over_gets_one_message(command, place, arguments, wo
         assert word in done.err
     assert "Traceback" not in done.err
     assert len(done.err.splitlines()) < 14
-    assert not list(place.glob("outputs/runs/*")), "a folder was left behind"
+    assert not list(place.glob("outputs/runs/*/*")), "something was left behind"
 
 
 def test_a_mistake_of_ours_still_has_its_traceback(command, place, monkeypatch):
