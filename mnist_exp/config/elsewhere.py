@@ -17,19 +17,19 @@ from hydra.plugins.config_source import ConfigResult
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mnist_exp.config import recipe
 from mnist_exp.config.recipe import below, flatten
 from mnist_exp.errors import UserError
 from mnist_exp.reading import MIB, load_yaml, read_text, refusal
 
 # keys that say where a run writes, what it goes on with, and how Hydra starts it; with all below them
-_PLACES = ("paths", "data.root", "data._args_", "resume", "hydra")
+_PLACES = ("paths", "resume", "hydra")
 _SEARCH = ("study_name", "direction", "max_failure_rate", "n_trials", "n_jobs", "sampler", "params")
 _SEARCHED = tuple(f"hydra.sweeper.{key}" for key in _SEARCH)
-# values of two of them that lead nowhere else than the command line says, as conf/ has them
-_USUAL = {
-    "root": re.compile(r"\$\{paths\.data\}(/\w[\w.-]*)*"),
-    "tracking_uri": re.compile(r"sqlite:///\$\{paths\.outputs\}/mlflow\.db"),
-}
+# values that lead nowhere else than the command line says, as conf/ has them
+_USUAL_ROOT = re.compile(r"\$\{paths\.data\}(/\w[\w.-]*)*")
+_USUAL_SERVER = re.compile(r"sqlite:///\$\{paths\.outputs\}/mlflow\.db")
+_DOWNLOADS = "mnist_exp.data.sets.Data"
 # what may be resolved: references between keys, and the one variable of conf/paths
 _REFERENCE = re.compile(r"\$\{\.*[A-Za-z_][\w.\[\]-]*\}")
 RESOLVED = "${oc.env:MNIST_EXP_DATA,'~/.cache/mnist_exp'}"
@@ -74,18 +74,29 @@ def refuse_places(tree: Mapping[str, Any], file: Path) -> None:
 
 def places(tree: Mapping[str, Any]) -> list[str]:
     """Return the keys of a config that say where things are written, but for values that are as in conf/."""
-    return [key for key, value in flatten(tree).items() if _says_where(key, value)]
+    found = flatten(tree)
+    return [key for key in found if _says_where(key, found)]
 
 
-def _says_where(key: str, value: Any = None) -> bool:
-    """Whether a dotted key says where. A group of a group may stand for that of the root, so any end of it counts."""
+def _says_where(key: str, found: Mapping[str, Any]) -> bool:
+    """Whether the dotted ``key``, with what else was ``found``, says where.
+
+    A group of a group may come to stand for that of the root, so any end of the key counts.
+    """
     parts = [part.lstrip("+~") for part in key.split(".")]
-    if parts[-1] in _USUAL and _USUAL[parts[-1]].fullmatch(str(value)):
-        return False
-    if parts[-1] == "tracking_uri" or (parts[-1] == "data" and isinstance(value, str)):  # a reference to all of data
-        return True
     ends = [".".join(parts[start:]) for start in range(len(parts))]
-    return any(below(end, _PLACES) and not below(end, _SEARCHED) for end in ends)
+    if any(below(end, _PLACES) and not below(end, _SEARCHED) for end in ends):
+        return True
+    if parts[-1] == "tracking_uri":
+        return not _USUAL_SERVER.fullmatch(str(found[key]))
+    if parts[-2:-1] != ["data"] or parts[-1] not in ("root", "_target_", "_args_"):
+        return parts[-1] == "data" and isinstance(found.get(key), str)  # which stands for all of them
+    # the root of data that are downloaded, unless it is the usual one
+    group = key.rpartition(".")[0]
+    target = str(recipe.modern(found.get(f"{group}._target_", _DOWNLOADS)))
+    downloads = target == _DOWNLOADS or "${" in target or "hydra" in parts
+    usual = parts[-1] != "_args_" and _USUAL_ROOT.fullmatch(str(found.get(f"{group}.root")))
+    return downloads and not usual
 
 
 def refuse_resolvers(tree: Any, origin: str | Path) -> None:
@@ -106,7 +117,7 @@ def _refuse_choices(defaults: Any, file: Path) -> None:
     for choice in defaults if isinstance(defaults, list) else []:
         name = choice if isinstance(choice, str) else str(next(iter(choice or [""])))
         group = re.sub(r"^(?:(?:optional|override)\s+)*/?", "", name).replace("/", ".")
-        if "@" in group or (_says_where(group) and group not in ("hydra.sweeper", "hydra.sweeper.sampler")):
+        if "@" in group or (_says_where(group, {}) and group not in ("hydra.sweeper", "hydra.sweeper.sampler")):
             raise UserError(f"{file}: its defaults may not choose {name}; {_ASK}")
 
 

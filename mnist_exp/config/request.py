@@ -74,7 +74,7 @@ def kept(lines: Any, file: Path) -> list[str]:
         if override.package or override.is_sweep_override() or below(next(iter(tree)), ("hydra",)):
             raise UserError(f"{file}: {line!r} is no value and no choice of the run; delete the line to go on without")
         refuse_resolvers(tree, file)
-        where = [key for key in places(tree) if key != "data.root"]  # which is only read: see Job.reads_only
+        where = [key for key in places(tree) if not below(key, ("data",))]  # only read: see Job.reads_only
         (left_out if where else found).append(line)
     if left_out := [line for line in left_out if not below(line.partition("=")[0], ("resume",))]:
         log.warning("not taken from %s: %s; type what is wanted of it", file, " ".join(left_out))

@@ -216,6 +216,7 @@ def test_layers_and_transforms_of_libraries_can_be_composed(command, place):
 # ------------------------------------------------------------------------------------------- folders of configs
 
 SAID = {
+    "callbacks of data": "hydra: {callbacks: {data: {_target_: evil.Callback, root: '${paths.data}'}}}",
     "callbacks": "hydra: {callbacks: {x: {_target_: evil.Callback}}}",
     "environment": "hydra: {job: {env_set: {MNIST_EXP_ALLOW: evil.*}}}\nlogger: {x: {_target_: evil.run}}",
     "environment copied": "hydra: {job: {env_copy: [TOKEN]}}",
@@ -227,6 +228,7 @@ SAID = {
     "a search path": "hydra: {searchpath: ['pkg://evil']}",
     "a database": "hydra: {sweeper: {storage: 'postgresql+psycopg://127.0.0.1:9/x'}}",
     "what is swept": "hydra: {sweeper: {params: {hydra.run.dir: 'choice(mark,mark)'}}}",
+    "what kind of data is swept": "hydra: {sweeper: {params: {data.root: mark, data._target_: 'choice(a,b)'}}}",
     "added to what is swept": "hydra: {sweeper: {params: {+hydra.job.env_set.X: '1'}}}",
     "outputs": "paths: {outputs: mark}",
     "data": "paths: {data: mark}",
@@ -281,6 +283,9 @@ FILES = {
     "a package": ("model/x", "# @package hydra.job\nenv_set: {MNIST_EXP_ALLOW: evil.*}", "model=x"),
     "a package below": ("model/x", "# @package _global_.hydra.job\nenv_set: {MNIST_EXP_ALLOW: evil.*}", "model=x"),
     "paths": ("paths/x", "outputs: mark\ndata: mark", "paths=x"),
+    "the kind of data": ("data/x", "_target_: mnist_exp.data.sets.Data\nname: mnist", "data=x"),
+    "the kind of data by an older name": ("data/x", "_target_: mnist_exp.data.Data\nname: mnist\nroot: mark", "data=x"),
+    "the kind of data by reference": ("data/x", "_target_: ${a}\nroot: mark", "data=x"),
     "the root of data": ("data/x", "defaults: [sample]\nroot: mark", "data=x"),
     "a server": ("logger/x", "x: {_target_: mnist_exp.parts.loggers.MLflowLogger, tracking_uri: a}", "logger=x"),
     "no mapping": ("model/x", "[1, 2]", "model=x"),
