@@ -8,7 +8,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import torch
 from pydantic import BaseModel, Field, ValidationError
@@ -19,9 +19,6 @@ from mnist_exp.errors import UserError
 from mnist_exp.files import atomic_write
 from mnist_exp.reading import open_zip, read_bytes
 from mnist_exp.runs.folder import RunFolder
-
-if TYPE_CHECKING:
-    from mnist_exp.training.state import State
 
 log = logging.getLogger(__name__)
 _FORMAT = "mnist_exp checkpoint 1"
@@ -67,6 +64,14 @@ class Training(Weights):
     best: list[Best]
     device: str | None = None
     precision: str | None = None
+
+
+class Resumable(Protocol):
+    """What goes on from a checkpoint: a ``State``, which says what keeps it from that, None if nothing does."""
+
+    def obstacle(self, saved: dict[str, Any]) -> str | None: ...
+
+    def misfit(self, saved: dict[str, Any]) -> str | None: ...
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -150,8 +155,8 @@ class Checkpoints:
 
     previous.pth is the newest one before last.pth that stands at the start of an epoch.
 
-    ``model``: the run's weights, or some like them. ``best`` lists {"epoch", "val_acc", "val_loss"} of the kept ones, best first: higher accuracy, then lower loss,
-    then earlier epoch.
+    ``model``: the run's weights, or some like them. ``best`` lists {"epoch", "val_acc", "val_loss"} of the kept ones,
+    best first: higher accuracy, then lower loss, then earlier epoch.
     """
 
     def __init__(self, run: RunFolder, top_k: int, model: Mapping[str, Tensor]):
@@ -198,7 +203,7 @@ class Checkpoints:
             raise UserError(f"{path} holds the weights of another model")
         return weights
 
-    def load_last(self, state: State | None = None) -> dict[str, Any] | None:
+    def load_last(self, state: Resumable | None = None) -> dict[str, Any] | None:
         """Return the newest checkpoint that ``state`` can go on from (None: any), saying so if it is not the last.
 
         None if there is none. Raises UserError if an obstacle, and no damage, would cost whole epochs.

@@ -422,7 +422,7 @@ def test_a_file_is_installed_as_it_was_verified(place, command, monkeypatch):
     done = command("data", "import", "source", "--name", "kmnist", "data.root=root")
     assert done.status == 2
     assert "Input/output error" in done.err
-    assert [p.name for p in raw.iterdir()] == [formats.IDX[0]], "new beside old"
+    assert [p.name for p in raw.glob("*-ubyte")] == [formats.IDX[0]], "new beside old"
     monkeypatch.setattr(Path, "replace", replace)
     assert command("data", "import", "source", "--name", "kmnist", "data.root=root").status == 0
     for name, content in contents.items():
@@ -430,7 +430,7 @@ def test_a_file_is_installed_as_it_was_verified(place, command, monkeypatch):
     monkeypatch.setattr(install, "verified", changed)
     done = command("data", "import", "source", "--name", "kmnist", "data.root=root")
     assert done.status == 2, "the first was whole, the second not"
-    assert {p.name: p.read_bytes() for p in raw.iterdir()} == contents
+    assert {p.name: p.read_bytes() for p in raw.glob("*-ubyte")} == contents
 
 
 def test_an_installed_pipe_or_link_does_not_stop_a_run(place, command):

@@ -70,7 +70,7 @@ def assert_classes(command, run: Path, classes: list[str]) -> None:
     """The names stand in run.json and on the page, and no other class does."""
     assert info(run)["dataset"]["classes"] == classes
     assert command("compare", str(run), "--html", "page.html").status == 0
-    page = json.loads(re.search(r"const page = (\{.*\});\n", Path("page.html").read_text())[1])
+    page = json.loads(re.search(r'id="data">(.*?)</script>', Path("page.html").read_text())[1])
     assert page["confusions"][0]["classes"] == classes
     assert np.array(page["confusions"][0]["counts"]).shape == (len(classes), len(classes))
     for digit in page["wall"]:

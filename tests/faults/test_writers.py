@@ -119,7 +119,7 @@ def classes(root: Path) -> set[int]:
         contents = read("fashion_mnist", root)
     except UserError:
         return set()
-    return {int(v) for part in (*contents.images, *contents.labels) for v in part.unique()}
+    return {int(v) for part in (*contents.images, *contents.labels) for v in np.unique(part)}
 
 
 @pytest.mark.parametrize("kind", ["kill", pytest.param("full", marks=pytest.mark.slow)])

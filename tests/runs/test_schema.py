@@ -116,7 +116,7 @@ def test_yaml_is_plain_data(place, text, found):
         ("%TAG !a! x\n---\na", "directives"),
         ("a\n---\nb", "document"),
         ("a: [", "line 2"),
-        ("a" * 2**21, "MiB"),
+        ("a" * 2**21, "larger than 1,048,576 bytes"),
     ],
 )
 def test_other_yaml_is_refused_in_a_line(place, text, words):
