@@ -35,7 +35,10 @@ class ConsoleHandler(logging.Handler):
 
 
 class LogFile(logging.FileHandler):
-    """A log in a file. A line that cannot be written is lost, and nothing else."""
+    """A log in a file, which is opened with its first line. A line that cannot be written is lost, and nothing else."""
+
+    def __init__(self, filename: str):
+        super().__init__(filename, delay=True)  # a config may name it as any part, and that must not touch a file
 
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(OSError):

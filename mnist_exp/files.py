@@ -47,6 +47,13 @@ def write_output(name: str, content: bytes) -> None:
         raise RunFailed(f"{name} cannot be written: {error.strerror}") from error
 
 
+def expanded(path: object) -> Path:
+    """Return ``path``, its ~ the home folder; one of a user who is not there stays as it is. Raises UserError."""
+    if "\0" in str(path):
+        raise UserError(f"{str(path)!r} is no path: it holds a null character")
+    return Path(os.path.expanduser(str(path)))  # noqa: PTH111  # of pathlib raises for ~nobody
+
+
 def refuse_leaving(folder: Path, *paths: Path) -> None:
     """Raise UserError if a link takes one of ``paths`` out of its ``folder``: who made it does not say where is written."""
     home = Path(os.path.realpath(folder))

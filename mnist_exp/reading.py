@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 MIB = 2**20
-_YAML = MIB  # bytes; a run's are about 4,000, with 200 values, 5 deep
+_YAML, _KEPT = MIB, 2**16  # bytes, and of those that are kept; a run's are about 4,000, with 200 values, 5 deep
 _VALUES, _DEPTH, _NUMBER = 10_000, 32, 100  # in a YAML file; letters of a number
 _ARRAYS, _DIRECTORY = 128 * MIB, 4096  # of an archive: bytes of what is read of it; of its table of contents
 _HEADER = re.compile(
@@ -52,8 +52,8 @@ def open_regular(file: Path) -> io.BufferedReader:
         if stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
             return opened
         opened.close()
-    except OSError as error:
-        raise refusal(file, error.strerror) from error
+    except (OSError, ValueError) as error:  # a name may hold what no path may
+        raise refusal(file, getattr(error, "strerror", error)) from error
     raise refusal(file, "it is not a regular file")
 
 
@@ -89,9 +89,10 @@ def load_yaml(file: Path) -> Any:
     """
     try:
         found = file.stat()
-    except OSError as error:
-        raise refusal(file, error.strerror) from error
-    value, reason = _yaml(file, found.st_mtime_ns, found.st_size)
+    except (OSError, ValueError) as error:
+        raise refusal(file, getattr(error, "strerror", error)) from error
+    read = _yaml if found.st_size <= _KEPT else _yaml.__wrapped__  # many large ones would fill the memory
+    value, reason = read(file, found.st_mtime_ns, found.st_size)
     if reason is not None:
         raise UserError(reason)
     return value

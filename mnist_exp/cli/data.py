@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from mnist_exp.errors import UserError
+from mnist_exp.files import expanded
 
 
 def data(arguments: list[str]) -> None:
@@ -17,14 +17,14 @@ def data(arguments: list[str]) -> None:
         raise UserError(f"{wrong[0]} has no meaning here; only data.root=FOLDER has")
     from mnist_exp.config.job import compose
 
-    root = Path(compose(*overrides).data.root).expanduser().absolute()
+    root = expanded(compose(*overrides).data.root).absolute()
     from mnist_exp.data.install import install, status
 
     if options.action == "status":
         for name, text in status(root):
             print(f"{name:14} {text}")
     else:
-        print(install(Path(options.path).expanduser(), root, options.name))
+        print(install(expanded(options.path), root, options.name))
 
 
 def _parser() -> argparse.ArgumentParser:

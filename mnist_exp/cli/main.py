@@ -39,8 +39,8 @@ COMMANDS = {"train": "train_command", "compare": "compare", "data": "data"}
 
 def main() -> None:
     """Run the command in sys.argv and exit: 0 done, 1 the run failed, 2 the request was wrong, 130 interrupted."""
-    if str(Path.cwd()) not in map(os.path.abspath, sys.path):  # as with python -m: parts of one's own lie there
-        sys.path.insert(0, str(Path.cwd()))
+    if str(Path.cwd()) not in map(os.path.abspath, sys.path):  # parts of one's own lie there; last, to hide no other
+        sys.path.append(str(Path.cwd()))
     sys.exit(report(lambda: dispatch(sys.argv[1:])))
 
 

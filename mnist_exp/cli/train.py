@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_exp.cli.main import explain
 from mnist_exp.errors import UserError, require
+from mnist_exp.files import expanded
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -168,7 +169,7 @@ def _request(arguments: list[str]) -> list[str]:
     check_typed(overrides)
     overrides = _resuming(overrides)
     if (folder := options.pop("config_dir")) is not None:
-        folder = Path(folder).expanduser().absolute()
+        folder = expanded(folder).absolute()
         require(folder.is_dir(), "--config-dir", folder, "a folder")
         overrides.append(f"hydra.searchpath=[{quoted(f'{Elsewhere.scheme()}://{folder}')}]")
     flags = {f"--{name.replace('_', '-')}": value for name, value in options.items() if value not in (None, False)}
@@ -220,4 +221,4 @@ def _path(text: str) -> Path | None:
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
         text = str(OverridesParser.create().parse_override(f"resume={text}").value())
-    return Path(text if os.path.lexists(text) else os.path.expanduser(text)).absolute()  # noqa: PTH111  # ~nobody is a name
+    return (Path(text) if os.path.lexists(text) else expanded(text)).absolute()

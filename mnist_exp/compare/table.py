@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 log = logging.getLogger(__name__)
+_TOLD = 10_000  # letters of a command or an error
 _DEPTH = 64  # folders in each other, in which runs are looked for
 METRICS = ("val_acc", "val_loss", "test_acc", "test_acc_tta", "test_acc_swa", "ensemble_acc", "images_per_s")
 
@@ -187,8 +188,8 @@ def _row(run: RunFolder) -> dict[str, Any]:
         task_name=info.get("task_name"),
         tags=" ".join(map(str, info.get("tags", []))),
         started=info.get("started", ""),
-        command=info.get("command"),
-        error=info.get("error"),
+        command=(info.get("command") or "")[:_TOLD] or None,
+        error=(info.get("error") or "")[:_TOLD] or None,
         epochs=info.get("epoch", 0),
         planned=info.get("epochs", 0),
         seconds=seconds,

@@ -56,8 +56,9 @@ class Elsewhere(FileConfigSource):
         if found.header["package"] not in (None, "_global_"):
             raise UserError(f"{file}: its package must be _global_, or left out, which is that of its folder")
         _refuse_choices(tree.get("defaults"), file)
-        for group in reversed(Path(config_path).parts[:-1]):
-            tree = {group: tree}
+        if found.header["package"] is None:  # that of its folder
+            for group in reversed(Path(config_path).parts[:-1]):
+                tree = {group: tree}
         refuse_places(tree, file)
         refuse_resolvers(tree, file)
         return found
@@ -69,7 +70,8 @@ _ASK = "where things are written, and how Hydra starts a run, is said on the com
 def refuse_places(tree: Mapping[str, Any], file: Path) -> None:
     """Raise UserError if a config of others, from ``file``, says where things are written or how Hydra starts a run."""
     for key in places(tree):
-        raise UserError(f"{file}: {key} is not taken from there; {_ASK}")
+        only_read = "; of data that are only read, name data._target_ in that file too" if key == "data.root" else ""
+        raise UserError(f"{file}: {key} is not taken from there; {_ASK}{only_read}")
 
 
 def places(tree: Mapping[str, Any]) -> list[str]:

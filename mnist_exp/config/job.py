@@ -24,6 +24,7 @@ from mnist_exp.config.elsewhere import places, refuse_places, refuse_resolvers
 from mnist_exp.config.recipe import PLACES, RESUMABLE, below, flatten, modernised
 from mnist_exp.console import without_password
 from mnist_exp.errors import UserError
+from mnist_exp.files import expanded
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ class Job:
         if OmegaConf.is_dict(config.search):  # a trial may run in a worker, whose own command line says nothing
             command = f"trial {config.search.trial} of the search {hydra.sweeper.study_name}"
             wanted = config.optimized_metric
-        resume = None if config.resume is None else Path(config.resume).expanduser().absolute()
+        resume = None if config.resume is None else expanded(config.resume).absolute()
         folder, overrides = Path(hydra.runtime.output_dir), list(hydra.overrides.task)
         return cls(_modern(config), folder, overrides, without_password(command), hydra, resume, wanted)
 
@@ -158,7 +159,7 @@ class Job:
 
 
 def _real(folder: object) -> Path:
-    return Path(str(folder)).expanduser().resolve()
+    return expanded(folder).resolve()
 
 
 def check_config(config: DictConfig) -> None:

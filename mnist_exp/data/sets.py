@@ -19,6 +19,7 @@ from mnist_exp.data.install import download
 from mnist_exp.data.pictures import read_tree
 from mnist_exp.data.splits import LoaderSplit, Split, Splits, hold_out, stratified, targets_of
 from mnist_exp.errors import UserError, require
+from mnist_exp.files import expanded
 from mnist_exp.vision import import_torchvision
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class Data:
 
     def load(self) -> Splits:
         """Return the splits on the CPU. Raises UserError naming the file or value that is wrong."""
-        root = Path(self.root).expanduser()
+        root = expanded(self.root)
         name, val_size = self._found(root)
         contents = _tensors(read(name, root))
         if name in ("sample", "kaggle"):  # no labelled test set of its own
@@ -114,7 +115,7 @@ class ImageFolder:
 
     def load(self) -> Splits:
         """Return the splits on the CPU. Raises UserError naming the file or value that is wrong."""
-        found, classes = read_tree(Path(self.root).expanduser())
+        found, classes = read_tree(expanded(self.root))
         contents = _tensors(found)
         edges = torch.cat([images[:, :: images.shape[1] - 1].flatten() for images in contents.images])
         if self.invert:

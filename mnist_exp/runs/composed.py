@@ -16,7 +16,6 @@ from mnist_exp.files import atomic_write
 from mnist_exp.reading import load_yaml, read_yaml
 from mnist_exp.runs.schema import KEYS
 
-__all__ = ["Composed", "load_yaml", "read_yaml"]
 _KEY = re.compile(r"[\w./@:-]{1,200}")  # that may name a column
 _CELL = 1000  # letters of a value in a table
 

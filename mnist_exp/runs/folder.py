@@ -248,8 +248,6 @@ def is_run(path: Path) -> bool:
 
 def is_locked(path: Path) -> bool:
     """Whether some process is writing the run in ``path``. Nothing is written to find out."""
-    import fcntl
-
     try:
         if not stat.S_ISREG((path / ".lock").lstat().st_mode):
             return False
@@ -257,8 +255,10 @@ def is_locked(path: Path) -> bool:
     except OSError:
         return False
     try:
+        import fcntl
+
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except (OSError, ImportError):  # it is held, or nobody can know
         return True
     finally:
         os.close(descriptor)
@@ -266,12 +266,18 @@ def is_locked(path: Path) -> bool:
 
 
 def refuse_links(path: Path, *names: str) -> None:
-    """Raise UserError if one of ``names`` in ``path`` is a link, since what is written there would go elsewhere."""
+    """Raise UserError if one of ``names`` in ``path`` is a link, pipe or device: what is written would go elsewhere."""
     for name in names:
-        if (path / name).is_symlink():
+        try:
+            mode = (path / name).lstat().st_mode
+        except OSError:
+            continue
+        if stat.S_ISLNK(mode):
             raise UserError(
                 f"{path / name} is a link: nothing is written through it. Put what it leads to in its place"
             )
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise UserError(f"{path / name} is neither a file nor a folder: nothing is written to it; delete it")
 
 
 def refuse_existing(path: Path) -> None:

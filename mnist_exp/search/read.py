@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
 from mnist_exp.console import without_password
 from mnist_exp.errors import UserError
-from mnist_exp.runs.composed import read_yaml
+from mnist_exp.reading import read_yaml
 from mnist_exp.runs.folder import RunFolder
 from mnist_exp.search.store import open_storage, refuse_strange_journal
 

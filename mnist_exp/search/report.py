@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mnist_exp.config.job import compose
 from mnist_exp.console import console, say, table
 from mnist_exp.errors import UserError
+from mnist_exp.files import expanded
 from mnist_exp.runs.folder import RunFolder, is_locked
 from mnist_exp.search.best import write_best
 from mnist_exp.search.pictures import plot_study, short_names, too_few
@@ -52,16 +53,13 @@ def _metric(study: optuna.Study) -> str:
 def _root(folder: Path, best: Any) -> str:
     """Return the override that names where the data of the trial ``best`` were, unless that is where they always are."""
     root = RunFolder(folder / f"trial-{best.number}", {}).composed("data.root")
-    if not isinstance(root, str) or "${" in root or _absolute(root) == _absolute(compose().data.root):
+    if (
+        not isinstance(root, str)
+        or "${" in root
+        or expanded(root).absolute() == expanded(compose().data.root).absolute()
+    ):
         return ""
     return f" {shlex.quote(f'data.root={root}')}"
-
-
-def _absolute(path: str) -> Path:
-    try:
-        return Path(path).expanduser().absolute()
-    except RuntimeError:  # of a user whom this machine does not know
-        return Path(path)
 
 
 def _table(study: optuna.Study, folder: Path, best: Any) -> tuple[pd.DataFrame, str]:

@@ -18,7 +18,7 @@ from mnist_exp.config import recipe
 from mnist_exp.console import without_password
 from mnist_exp.errors import UserError
 from mnist_exp.files import atomic_write
-from mnist_exp.runs.folder import RunFolder, is_run
+from mnist_exp.runs.folder import RunFolder, is_run, refuse_links
 from mnist_exp.search.locks import FileLocks, Locks, PostgresLocks
 from mnist_exp.search.space import Space, build_sampler, typed
 
@@ -70,6 +70,7 @@ def open_study(search: Search) -> tuple[optuna.Study, Any, Locks]:
     from sqlalchemy.exc import SQLAlchemyError
 
     search.folder.mkdir(parents=True, exist_ok=True)
+    refuse_links(search.folder, "study.db", ".study", ".study.lock")
     try:
         sampler, _ = build_sampler(search.sampler, search.space, 0, shared=False)
     except Exception as error:

@@ -25,6 +25,7 @@ from mnist_exp.config.job import check_config
 from mnist_exp.config.request import quoted
 from mnist_exp.console import without_password
 from mnist_exp.errors import MachineFailed, RunFailed, RunLockedError, UserError, machine_failure, require
+from mnist_exp.files import expanded
 from mnist_exp.runs.folder import VAL_METRICS, is_run
 from mnist_exp.search.report import report_study
 from mnist_exp.search.space import read_space
@@ -201,7 +202,7 @@ class StudySweeper(Sweeper):
         """Return a job's command line. Paths are absolute, since a worker may stand elsewhere."""
         places = {
             "paths.outputs": Path(self.config.paths.outputs).absolute(),
-            "data.root": Path(self.config.data.root).expanduser().absolute(),
+            "data.root": expanded(self.config.data.root).absolute(),
         }
         if not self.space.custom and (others := params.keys() - self.space.dimensions.keys()):
             raise UserError(f"trial {number} of the study has {', '.join(others)}, which this search does not draw")

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import json
+import os
 import re
 import shutil
 import socket
@@ -627,3 +628,31 @@ def test_a_name_in_quotes_of_hydras_means_what_is_in_them(command, place, theirs
     theirs.rename(place / "a=b")
     done = command("train", "resume='a=b'")
     assert done.status == 0, done.err
+
+
+@pytest.mark.parametrize("door", ["--config-dir", "resume"])
+def test_a_log_file_that_a_config_names_as_a_logger_is_not_touched(command, place, theirs, door):
+    (place / "precious").write_text("of the user")
+    target = {"_target_": "mnist_exp.console.LogFile", "filename": str(place / "precious")}
+    if door == "resume":
+        change_config(theirs, "logger", {"x": target})
+        done = command("train", "resume=theirs")
+    else:
+        given = config_folder(place, "# @package _global_\n" + yaml.safe_dump({"logger": {"x": target}}))
+        done = command("train", *given, "experiment=x", *FAST)
+    assert done.status == 2
+    assert (place / "precious").read_text() == "of the user"
+
+
+def test_a_pipe_in_the_place_of_a_log_does_not_stop_a_resumed_run(command, place, theirs):
+    (theirs / "train.log").unlink()
+    os.mkfifo(theirs / "train.log")
+    done = command("train", "resume=theirs")
+    assert done.status == 2
+    assert "train.log is neither a file nor a folder" in done.err
+
+
+@pytest.mark.parametrize("root", ["a\0b", "~nobody-of-this-name/x"])
+def test_a_root_that_is_no_path_is_a_message(command, theirs, root):
+    change_config(theirs, "data.root", root)
+    assert "Traceback" not in command("train", "resume=theirs").err
