@@ -106,12 +106,12 @@ class Job:
 
     @property
     def reads_only(self) -> bool:
-        """Whether nothing may be written to ``data.root``: a run folder that is resumed may be somebody else's, and names it."""
+        """Whether nothing may be written to ``data.root``, which a run folder names that may be somebody else's."""
         root, data = (OmegaConf.select(self.config, key) for key in ("data.root", "paths.data"))
         return self.resume is not None and not (root and _real(root).is_relative_to(_real(data)))
 
     def going_on(self, saved: Any, file: Path) -> Job:
-        """Return the job of an unfinished run, whose config was kept as ``saved`` in ``file``, with what may change of this one.
+        """Return the job of an unfinished run, its config ``saved`` in ``file``, with what may change of this one.
 
         Where it writes beside its folder is said by this one. Raises UserError if more was to change, or if ``saved`` is
         no config of a run.
