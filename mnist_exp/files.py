@@ -54,14 +54,6 @@ def expanded(path: object) -> Path:
     return Path(os.path.expanduser(str(path)))  # noqa: PTH111  # of pathlib raises for ~nobody
 
 
-def refuse_leaving(folder: Path, *paths: Path) -> None:
-    """Raise UserError if a link takes one of ``paths`` out of its ``folder``: who made it does not say where is written."""
-    home = Path(os.path.realpath(folder))
-    for path in paths:
-        if not Path(os.path.realpath(path)).is_relative_to(home):
-            raise UserError(f"{path} is a link that leads out of {folder}, so nothing is written there; delete it")
-
-
 def atomic_write(path: Path, content: bytes, like: os.stat_result | None = None) -> None:
     """Write beside ``path``, flush to disk, and put it in place; on an error, which names ``path``, it is as it was.
 

@@ -63,11 +63,10 @@ def report(function: Callable[[], Any]) -> int:
 
         if isinstance(error, HydraException | OmegaConfBaseException):
             return _tell(explain(error), 2)
-        if isinstance(error, OSError) and error.filename is not None:
-            where = "outputs go below paths.outputs=FOLDER or hydra.run.dir=FOLDER"
-            return _tell(f"{error.filename}: {error.strerror}; {where}", 1)
         if (problem := machine_failure(error)) is not None:
             return _tell(problem, 1)
+        if isinstance(error, OSError) and error.filename is not None:
+            return _tell(f"{error.filename}: {error.strerror}", 1)
         full = isinstance(error, MemoryError) or "can't allocate memory" in str(error)  # as torch says it of a CPU
         if full or type(error).__name__ == "OutOfMemoryError":
             return _tell(f"{error}\nThe memory is full; try a smaller data.batch_size or model", 1)

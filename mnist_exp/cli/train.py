@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_exp.cli.main import explain
-from mnist_exp.errors import UserError, require
+from mnist_exp.errors import RunFailed, UserError, machine_failure, require
 from mnist_exp.files import expanded
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ def train_command(arguments: list[str], command: str | None = None) -> list[RunF
         entry()
     except SystemExit as end:  # Hydra has told what it could not print
         raise SystemExit(2 if end.code == 1 else end.code) from end
+    except OSError as error:
+        raise _with_the_way_out(error) from None
     except Exception as error:
         if "Config group override" in str(error):
             nulls = " ".join(a for a in arguments if a.endswith("=null"))
@@ -78,8 +80,16 @@ def train_command(arguments: list[str], command: str | None = None) -> list[RunF
     finally:
         sys.argv = before
     for failure in failures:
-        raise failure
+        raise _with_the_way_out(failure) if isinstance(failure, OSError) else failure
     return runs
+
+
+def _with_the_way_out(error: OSError) -> Exception:
+    """Return an error that says what to type where a run cannot be written; as it is where no file is named."""
+    if error.filename is None:
+        return error
+    problem = machine_failure(error) or f"{error.filename}: {error.strerror}"
+    return RunFailed(f"{problem}; outputs go below paths.outputs=FOLDER or hydra.run.dir=FOLDER")
 
 
 @contextlib.contextmanager
@@ -130,9 +140,10 @@ def _task(runs: list[RunFolder], failures: list[Exception], command: str | None)
 def _leave_no_empty_folder(folder: Path) -> None:
     """Remove the folder that Hydra has made for a run that did not begin."""
     log = folder / "train.log"
-    if set(folder.iterdir()) <= {log}:
-        log.unlink(missing_ok=True)
-        folder.rmdir()
+    with contextlib.suppress(OSError):  # the error that is told is why it did not begin
+        if set(folder.iterdir()) <= {log}:
+            log.unlink(missing_ok=True)
+            folder.rmdir()
 
 
 def _run(config: DictConfig, multirun: bool, command: str | None) -> RunFolder:

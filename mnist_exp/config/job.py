@@ -165,7 +165,7 @@ def _real(folder: object) -> Path:
 def check_config(config: DictConfig) -> None:
     """Raise UserError for keys that nothing reads, and for values that would bring the environment into files."""
     refuse_unknown(config)
-    refuse_resolvers(OmegaConf.to_container(config), "what was typed")
+    refuse_resolvers(OmegaConf.to_container(config), "the composed config")
 
 
 def refuse_unknown(config: DictConfig) -> None:

@@ -13,8 +13,8 @@ from mnist_exp.config import recipe
 from mnist_exp.config.job import compose, config_folder
 from mnist_exp.console import shown
 from mnist_exp.errors import UserError
-from mnist_exp.files import atomic_write, refuse_leaving
-from mnist_exp.runs.folder import RunFolder
+from mnist_exp.files import atomic_write
+from mnist_exp.runs.folder import RunFolder, refuse_links
 
 _GROUPS = ("data", "model", "augment", "optimizer", "schedule", "trainer", "evaluate")
 _SEARCHING = ("optimized_metric", "evaluate.test")  # with what is in recipe.PLACES, a search's own business
@@ -27,14 +27,14 @@ def write_best(folder: Path, best: Any, metric: str) -> Path | None:
     It names the choices that the trial was composed of, and the values that differ from what they compose. A group that
     this cannot say, since a key of it was deleted, its transforms go in another order, or its choice is not one of ours,
     is written whole, as a choice of its own: conf/<group>/best.yaml. None if the trial's folder is not on this machine.
-    Raises UserError if its config cannot be said, or a link leads out of ``folder``.
+    Raises UserError if its config cannot be said, or a folder that is written to is a link.
     """
     run = RunFolder(folder / f"trial-{best.number}", {})
     if not run.config():
         return None
     conf = folder / "conf"
     names = {group: conf / group / f"{_HERE}.yaml" for group in (*_GROUPS, "experiment")}
-    refuse_leaving(folder, *(file.parent for file in names.values()))
+    refuse_links(folder, "conf", *(f"conf/{group}" for group in names))
     try:
         contents = _contents(run)
     except Exception as error:  # it may be from anyone, and hold anything

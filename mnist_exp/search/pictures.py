@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnist_exp.files import atomic_write, refuse_leaving
+from mnist_exp.files import atomic_write
+from mnist_exp.runs.folder import refuse_links
 from mnist_exp.runs.pictures import drawn, plain
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ _OF_WHAT_IS_LACKING = (lambda acc: -np.log(100.1 - np.minimum(acc, 100)), lambda
 def plot_study(study: optuna.Study, best: Any, folder: Path) -> list[Path]:
     """Draw history, importance, slices and parallel coordinates of a study with a ``best`` trial; return the PNG files.
 
-    They go into ``folder``, one below the study's. Raises UserError if that leads elsewhere.
+    They go into ``folder``, one below the study's. Raises UserError if that is a link.
     """
     picture = Pictures(study, best)
     figures: dict[str, Callable[[], Figure]] = {
@@ -38,7 +39,7 @@ def plot_study(study: optuna.Study, best: Any, folder: Path) -> list[Path]:
         "slices": picture.slices,
         "parallel": picture.parallel,
     }
-    refuse_leaving(folder.parent, folder)
+    refuse_links(folder.parent, folder.name)
     folder.mkdir(exist_ok=True)
     files = []
     for name, draw in figures.items():

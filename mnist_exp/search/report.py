@@ -35,9 +35,13 @@ def report_study(folder: Path, study: optuna.Study) -> None:
         return
     for line in filter(None, (too_few(study), *near_edges(best))):
         say(screen, line, "yellow")
-    for path in plot_study(study, best, folder / "results"):
-        say(screen, f"plot     {path}")
-    experiment = write_best(folder, best, _metric(study))
+    try:
+        for path in plot_study(study, best, folder / "results"):
+            say(screen, f"plot     {path}")
+        experiment = write_best(folder, best, _metric(study))
+    except OSError as error:  # to look at the search of others needs no right to write there
+        say(screen, f"no pictures and no experiment: {error.filename}: {error.strerror}", "yellow")
+        return
     if experiment is not None:
         say(screen, f"best     {experiment}")
         conf = shlex.quote(str(folder / "conf"))

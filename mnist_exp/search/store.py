@@ -18,6 +18,7 @@ from mnist_exp.config import recipe
 from mnist_exp.console import without_password
 from mnist_exp.errors import UserError
 from mnist_exp.files import atomic_write
+from mnist_exp.reading import read_text
 from mnist_exp.runs.folder import RunFolder, is_run, refuse_links
 from mnist_exp.search.locks import FileLocks, Locks, PostgresLocks
 from mnist_exp.search.space import Space, build_sampler, typed
@@ -152,7 +153,7 @@ def best_trial(study: optuna.Study) -> Any:
 def _claim(folder: Path, study: str) -> None:
     """Refuse a folder with trials of another study: their results would be taken for this one's."""
     mark = folder / ".study"
-    if mark.exists() and mark.read_text() == study:
+    if mark.exists() and read_text(mark, 1000) == study:
         return
     if any(map(is_run, folder.glob("trial-*"))):
         raise UserError(

@@ -26,7 +26,7 @@ from mnist_exp.config.request import quoted
 from mnist_exp.console import without_password
 from mnist_exp.errors import MachineFailed, RunFailed, RunLockedError, UserError, machine_failure, require
 from mnist_exp.files import expanded
-from mnist_exp.runs.folder import VAL_METRICS, is_run
+from mnist_exp.runs.folder import VAL_METRICS, is_run, refuse_links
 from mnist_exp.search.report import report_study
 from mnist_exp.search.space import read_space
 from mnist_exp.search.store import Search, best_trial, open_study
@@ -151,6 +151,7 @@ class StudySweeper(Sweeper):
 
     def _launch(self, batch: list[Point]) -> None:
         """Run the trials. How each ended is in its folder."""
+        refuse_links(self.folder, *(self.study.folder(number).name for number, _ in batch))
         overrides = [self._overrides(number, params) for number, params in batch]
         try:
             jobs = self.launcher.launch(overrides, initial_job_idx=self.job_number)

@@ -15,7 +15,7 @@ from mnist_exp.config.build import build
 from mnist_exp.config.job import Job
 from mnist_exp.console import without_password
 from mnist_exp.errors import RunFailed, TrialPruned, UserError, machine_failure
-from mnist_exp.runs.folder import RunFolder, is_run, refuse_links, run_lock
+from mnist_exp.runs.folder import RunFolder, is_run, run_lock
 from mnist_exp.runs.record import write_failure
 from mnist_exp.search.store import open_storage, storage_url
 from mnist_exp.training import experiment
@@ -29,7 +29,6 @@ def run_trial(job: Job) -> RunFolder:
     However it ends, its folder holds a run.json that says so (if the disk lets it), since the sweeper may not live to hear
     of it. What the machine does to it is no end: it goes on later.
     """
-    refuse_links(job.folder.parent, job.folder.name)
     job.folder.mkdir(parents=True, exist_ok=True)
     with run_lock(job.folder):  # a queue may start a trial twice
         begun = RunFolder.open(job.folder) if is_run(job.folder) else None

@@ -1,5 +1,6 @@
 """What tests of faults share: the smallest run and search, and what a search has found."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import optuna
@@ -44,3 +45,14 @@ def found(place: Path) -> list[dict]:
         }
         for trial in trials(place)
     ]
+
+
+def failures(boundaries: Sequence[str], attempt: Callable[[int], None]) -> dict[int, str]:
+    """Attempt each boundary, from 1 on; return what went wrong at which."""
+    failed = {}
+    for at, boundary in enumerate(boundaries, 1):
+        try:
+            attempt(at)
+        except AssertionError as error:
+            failed[at] = f"{boundary}: {error}"
+    return failed

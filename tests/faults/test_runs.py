@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from faulty import RUN
+from faulty import RUN, failures
 from helpers import SLOW, assert_same_result, info, start, wait_until
 
 
@@ -46,13 +46,8 @@ def test_a_run_goes_on_from_a_share_of_all_boundaries(machine, tmp_path, whole_r
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("kind", ["kill", "tear", "full", "once"])
 def test_a_run_goes_on_from_every_boundary(machine, tmp_path, whole_run, kind):
-    failed = {}
-    for at, boundary in enumerate(whole_run[1], 1):
-        try:
-            fail_and_go_on(machine, tmp_path / str(at), whole_run[0], kind, at)
-        except AssertionError as error:
-            failed[at] = f"{boundary}: {error}"
-    assert not failed
+    result, boundaries = whole_run
+    assert not failures(boundaries, lambda at: fail_and_go_on(machine, tmp_path / str(at), result, kind, at))
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from faulty import SEARCH, found, states, sweep, trials
+from faulty import SEARCH, failures, found, states, sweep, trials
 from helpers import info, start, wait_until
 
 
@@ -52,13 +52,8 @@ def test_an_epoch_that_the_study_has_not_heard_of_is_told_later(machine, place, 
 @pytest.mark.timeout(2400)
 @pytest.mark.parametrize("kind", ["kill", "full"])
 def test_a_search_completes_from_every_boundary(machine, tmp_path, whole_search, kind):
-    failed = {}
-    for at, boundary in enumerate(whole_search[1], 1):
-        try:
-            fail_and_go_on(machine, tmp_path / str(at), whole_search[0], kind, at)
-        except AssertionError as error:
-            failed[at] = f"{boundary}: {error}"
-    assert not failed
+    result, boundaries = whole_search
+    assert not failures(boundaries, lambda at: fail_and_go_on(machine, tmp_path / str(at), result, kind, at))
 
 
 @pytest.mark.slow

@@ -335,9 +335,10 @@ def damages() -> st.SearchStrategy[list[Damage]]:
 
 
 def damage(folder: Path, done: list[Damage]) -> None:
-    """Do what was drawn to the files of ``folder``."""
+    """Do what was drawn to the files of ``folder``, or to the file that it is."""
     for one in done:
-        files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.is_symlink() and p.name != ".lock")
+        among = [folder, *folder.rglob("*")]
+        files = sorted(p for p in among if p.is_file() and not p.is_symlink() and p.name != ".lock")
         if files:
             _damage(files[one.number % len(files)], one)
 

@@ -18,22 +18,38 @@ _ROOM = (*("good", "other", "bad", "sweep"), "FOLDER")
 _SMALL = [*SMALL, "schedule.extra_epochs=0", "evaluate.tta_runs=1"]
 
 
-def few(cases: int):
-    """A share of the fast suite: ``cases``, the same every time."""
-    return settings(max_examples=cases, derandomize=True, **_ALWAYS)
-
-
-def many(cases: int):
-    """A share of the slow suite: ``cases``, new ones every time."""
-    return settings(max_examples=cases, print_blob=True, **_ALWAYS)
-
-
 _ALWAYS = {
     "deadline": None,
     "database": None,
     "suppress_health_check": list(HealthCheck),
     "phases": (Phase.explicit, Phase.generate),  # cases are small as they are
 }
+
+
+def cases(few: int, many: int, **drawn):
+    """Make a test of a function of one case: ``few`` of them, the same every time; in the slow suite ``many`` new ones."""
+    lengths = [
+        pytest.param(settings(max_examples=few, derandomize=True, **_ALWAYS), id="few"),
+        pytest.param(
+            settings(max_examples=many, print_blob=True, **_ALWAYS),
+            id="many",
+            marks=[pytest.mark.slow, pytest.mark.timeout(7200)],
+        ),
+    ]
+
+    def decorate(case):
+        @pytest.mark.parametrize("length", lengths)
+        def test(lay, length):
+            @length
+            @given(**drawn)
+            def explore(**found):
+                case(lay, **found)
+
+            explore()
+
+        return test
+
+    return decorate
 
 
 @pytest.fixture(scope="session")
@@ -82,49 +98,15 @@ def check(ended: child.Ended, statuses: tuple[int, ...] = (0, 1, 2, 130)) -> Non
         assert len(ended.err) < 6000, f"a message of {len(ended.err)} characters"
 
 
-# ------------------------------------------------------------------------------------------------------- overrides
-
-
-def try_overrides(lay, words):
-    work = lay()
-    cheap = ["model.channels=[2,2,2]", "trainer.max_steps=1", "hydra.run.dir=outputs/run"]
-    check(child.run(["train", *_SMALL, *words, *cheap], work))
-
-
-@few(60)
-@given(words=strategies.overrides())
+@cases(60, 1500, words=strategies.overrides())
 def test_any_override(lay, words):
-    try_overrides(lay, words)
+    cheap = ["model.channels=[2,2,2]", "trainer.max_steps=1", "hydra.run.dir=outputs/run"]
+    check(child.run(["train", *_SMALL, *words, *cheap], lay()))
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(7200)
-@many(1500)
-@given(words=strategies.overrides())
-def test_any_override_at_length(lay, words):
-    try_overrides(lay, words)
-
-
-# --------------------------------------------------------------------------------------------- options of compare
-
-
-def try_options(lay, words):
-    work = lay(*_ROOM)
-    check(child.run(["compare", *words], work))
-
-
-@few(100)
-@given(words=strategies.options())
+@cases(100, 2000, words=strategies.options())
 def test_any_option_of_compare(lay, words):
-    try_options(lay, words)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(7200)
-@many(2000)
-@given(words=strategies.options())
-def test_any_option_of_compare_at_length(lay, words):
-    try_options(lay, words)
+    check(child.run(["compare", *words], lay(*_ROOM)))
 
 
 # ------------------------------------------------------------------------------------------------ damaged folders
@@ -133,7 +115,7 @@ _READ = (
     *(["good", "bad"], ["good", "bad", "--html", "x.html", "--plot", "x.png"], ["bad", "good", "--baseline", "good"]),
     *(
         ["good", "bad", "--group-by"],
-        ["good", "bad", "--group-by", "seed,data.mean", "--baseline", "good", "--csv", "x.csv"],
+        ["good", "bad", "--group-by", "seed,data.mean", "--baseline", "good", "--csv", "x"],
     ),
 )
 _GO_ON = (
@@ -142,7 +124,8 @@ _GO_ON = (
 )
 
 
-def try_comparing(lay, done, words):
+@cases(200, 4000, done=strategies.damages(), words=st.sampled_from(_READ))
+def test_any_damage_to_a_run(lay, done, words):
     work = lay("good", "bad")
     strategies.damage(work / "bad", done)
     ended = child.run(["compare", *words], work)
@@ -151,58 +134,18 @@ def try_comparing(lay, done, words):
         assert "good" in ended.out
 
 
-def try_searches(lay, done):
-    work = lay("good", "sweep")
+@cases(10, 150, done=strategies.damages())
+def test_any_damage_to_a_search(lay, done):
+    work = lay("sweep")
     strategies.damage(work / "sweep", done)
     check(child.run(["compare", "sweep"], work))
 
 
-def try_resuming(lay, done, words):
+@cases(30, 700, done=strategies.damages(), words=st.sampled_from(_GO_ON))
+def test_any_damage_to_a_run_that_is_resumed(lay, done, words):
     work = lay("bad")
     strategies.damage(work / "bad", done)
     check(child.run(words, work))
-
-
-@few(200)
-@given(done=strategies.damages(), words=st.sampled_from(_READ))
-def test_any_damage_to_a_run(lay, done, words):
-    try_comparing(lay, done, words)
-
-
-@few(10)
-@given(done=strategies.damages())
-def test_any_damage_to_a_search(lay, done):
-    try_searches(lay, done)
-
-
-@few(30)
-@given(done=strategies.damages(), words=st.sampled_from(_GO_ON))
-def test_any_damage_to_a_run_that_is_resumed(lay, done, words):
-    try_resuming(lay, done, words)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(7200)
-@many(4000)
-@given(done=strategies.damages(), words=st.sampled_from(_READ))
-def test_any_damage_to_a_run_at_length(lay, done, words):
-    try_comparing(lay, done, words)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(7200)
-@many(150)
-@given(done=strategies.damages())
-def test_any_damage_to_a_search_at_length(lay, done):
-    try_searches(lay, done)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(7200)
-@many(700)
-@given(done=strategies.damages(), words=st.sampled_from(_GO_ON))
-def test_any_damage_to_a_run_that_is_resumed_at_length(lay, done, words):
-    try_resuming(lay, done, words)
 
 
 # ------------------------------------------------------------------------------------------------- imported files
@@ -210,40 +153,21 @@ def test_any_damage_to_a_run_that_is_resumed_at_length(lay, done, words):
 _IMPORTED = strategies.imported()
 
 
-def try_importing(lay, name, done, named):
+@cases(
+    100,
+    2400,
+    place=st.sampled_from(sorted({Path(name).parts[0] for name in _IMPORTED})),
+    done=strategies.damages(),
+    named=st.sampled_from([[], ["--name", "fashion_mnist"], ["--name", "qmnist"]]),
+)
+def test_any_file_to_import(lay, place, done, named):
     work = lay()
     for file, content in _IMPORTED.items():
-        target = work / "from" / file
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
-    path = Path("from", name).parts[:2]
-    strategies.damage(work.joinpath(*path), done) if len(Path(name).parts) > 1 else strategies._damage(
-        work / "from" / name, done[0]
-    )
-    ended = child.run(["data", "import", str(Path(*path)), *named, "data.root=data"], work)
+        (work / file).parent.mkdir(exist_ok=True)
+        (work / file).write_bytes(content)
+    strategies.damage(work / place, done)
+    ended = child.run(["data", "import", place, *named, "data.root=data"], work)
     check(ended)
     if ended.status:
-        assert not [p for p in work.glob("data/**/*") if p.is_file() and not p.name.endswith(".lock")], (
-            "something was installed"
-        )
-
-
-_IMPORTS = {
-    "name": st.sampled_from(sorted(_IMPORTED)),
-    "done": strategies.damages(),
-    "named": st.sampled_from([[], ["--name", "fashion_mnist"], ["--name", "qmnist"]]),
-}
-
-
-@few(100)
-@given(**_IMPORTS)
-def test_any_file_to_import(lay, name, done, named):
-    try_importing(lay, name, done, named)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(7200)
-@many(2400)
-@given(**_IMPORTS)
-def test_any_file_to_import_at_length(lay, name, done, named):
-    try_importing(lay, name, done, named)
+        assert not list(work.glob("data/**/*-ubyte")), "something was installed"
+        assert not list(work.glob("data/**/*.csv")), "something was installed"
