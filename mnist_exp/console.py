@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
+import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -29,7 +31,7 @@ class ConsoleHandler(logging.Handler):
             style = {logging.WARNING: "yellow", logging.ERROR: "red"}.get(record.levelno, "")
             rich.get_console().print(Text(shown(self.format(record), keep="\n"), style), soft_wrap=True)
         except OSError:
-            pass
+            lose_output()
         except Exception:
             self.handleError(record)
 
@@ -51,6 +53,11 @@ class LogFile(logging.FileHandler):
     def close(self) -> None:
         with contextlib.suppress(OSError):
             super().close()
+
+
+def lose_output() -> None:
+    """Let standard output lead nowhere: what it could not take stays in its buffer, and would fail again at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def clock(seconds: float) -> str:

@@ -41,13 +41,21 @@ def main() -> None:
     """Run the command in sys.argv and exit: 0 done, 1 the run failed, 2 the request was wrong, 130 interrupted."""
     if str(Path.cwd()) not in map(os.path.abspath, sys.path):  # parts of one's own lie there; last, to hide no other
         sys.path.append(str(Path.cwd()))
-    sys.exit(report(lambda: dispatch(sys.argv[1:])))
+    status = report(lambda: dispatch(sys.argv[1:]))
+    try:
+        sys.stdout.flush()
+    except OSError:  # it has been told
+        from mnist_exp.console import lose_output
+
+        lose_output()
+    sys.exit(status)
 
 
 def report(function: Callable[[], Any]) -> int:
     """Call ``function`` and return the exit status, having told on stderr what went wrong."""
     try:
         function()
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
     except UserError as error:
@@ -55,8 +63,7 @@ def report(function: Callable[[], Any]) -> int:
     except RunFailed as error:
         return _tell(str(error), 1)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return 1  # nobody reads on
     except Exception as error:
         from hydra.errors import HydraException
         from omegaconf.errors import OmegaConfBaseException

@@ -78,12 +78,16 @@ def test_a_run_is_not_finished_before_its_last_words_are_written(machine, place,
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_what_is_printed_to_a_full_disk_is_lost_and_nothing_else(place):
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_what_is_printed_to_a_full_disk_is_lost_and_nothing_else(place, monkeypatch, unbuffered):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     with open("/dev/full", "w") as full:  # noqa: PTH123
         options = {"stdout": full, "stderr": subprocess.PIPE, "text": True, "cwd": place, "timeout": 200}
         done = subprocess.run([sys.executable, "-m", "mnist_exp", *RUN], **options)
         assert (done.returncode, done.stderr) == (0, "")
         done = subprocess.run([sys.executable, "-m", "mnist_exp", "compare", "run"], **options)
+        assert (done.returncode, done.stderr) == (1, "error: the disk is full\n")
+        done = subprocess.run([sys.executable, "-m", "mnist_exp", "--help"], **options)
         assert (done.returncode, done.stderr) == (1, "error: the disk is full\n")
     assert info(place / "run")["status"] == "finished"
 
