@@ -51,7 +51,7 @@ def train_command(arguments: list[str], command: str | None = None) -> list[RunF
 
     from mnist_exp.config.build import allowed
     from mnist_exp.config.elsewhere import Elsewhere
-    from mnist_exp.config.job import config_folder
+    from mnist_exp.config.ours import config_folder
     from mnist_exp.search.sweeper import StudySweeper
 
     # Hydra then raises instead of printing tracebacks, and report() has the last word

@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mnist_exp.config import recipe
+from mnist_exp.config.ours import without_our_search
 from mnist_exp.config.recipe import below, flatten
 from mnist_exp.errors import UserError
 from mnist_exp.reading import MIB, load_yaml, read_text, refusal
@@ -59,6 +60,7 @@ class Elsewhere(FileConfigSource):
         if found.header["package"] is None:  # that of its folder
             for group in reversed(Path(config_path).parts[:-1]):
                 tree = {group: tree}
+        tree = without_our_search(tree)
         refuse_places(tree, file)
         refuse_resolvers(tree, file)
         return found

@@ -21,23 +21,13 @@ from pydantic import Field
 
 from mnist_exp.checked import checked
 from mnist_exp.config.elsewhere import places, refuse_places, refuse_resolvers
+from mnist_exp.config.ours import config_folder
 from mnist_exp.config.recipe import PLACES, RESUMABLE, below, flatten, modernised
 from mnist_exp.console import without_password
 from mnist_exp.errors import UserError
 from mnist_exp.files import expanded
 
 log = logging.getLogger(__name__)
-
-
-def config_folder() -> str:
-    """Return the folder of the YAML files: inside the package when installed, beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package / "conf", package.parent / "conf"):
-        if (folder / "train.yaml").exists():
-            return str(folder)
-    raise UserError(
-        f"the config files are missing: neither {package / 'conf'} nor {package.parent / 'conf'} holds train.yaml"
-    )
 
 
 def compose(*overrides: str) -> DictConfig:

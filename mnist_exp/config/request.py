@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf._utils import split_key
 
 from mnist_exp.config.elsewhere import places, refuse_resolvers
-from mnist_exp.config.job import config_folder
+from mnist_exp.config.ours import config_folder
 from mnist_exp.config.recipe import below, flatten
 from mnist_exp.errors import UserError, require
 

@@ -10,7 +10,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from mnist_exp.config import recipe
-from mnist_exp.config.job import compose, config_folder
+from mnist_exp.config.job import compose
+from mnist_exp.config.ours import config_folder
 from mnist_exp.console import shown
 from mnist_exp.errors import UserError
 from mnist_exp.files import atomic_write

@@ -342,6 +342,22 @@ def test_a_config_folder_says_what_to_compute(command, place):
     assert "hydra.sweep.dir" not in done.err
 
 
+@pytest.mark.parametrize("preset", sorted(file.stem for file in (CONF / "hparams_search").glob("*.yaml")))
+def test_a_copy_of_a_search_of_ours_is_a_beginning(command, place, preset):
+    """All that it says of Hydra is taken as it is; and where it is changed, the search but not the places."""
+    text = (CONF / "hparams_search" / f"{preset}.yaml").read_text()
+    given = config_folder(place, re.sub(r"study_name: \w+", "study_name: mine", text), "hparams_search/mine")
+    done = command("--cfg", "hydra", *given, "hparams_search=mine")
+    assert done.status == 0, done.err
+    hydra = OmegaConf.create(done.out).hydra
+    assert (hydra.sweeper.study_name, hydra.job_logging.root.handlers) == ("mine", ["file"])
+    if preset == "optuna":
+        config_folder(place, text.replace("/sweeps/", "/../sweeps/"), "hparams_search/mine")
+        before = files(place)
+        done = command("--multirun", *given, "hparams_search=mine", *FAST)
+        assert_refused(done, before, place, "hparams_search/mine.yaml", "hydra.sweep.dir")
+
+
 # ------------------------------------------------------------------------------------------- the environment
 
 

@@ -27,7 +27,7 @@ from omegaconf import OmegaConf
 from optuna.distributions import FloatDistribution
 from optuna.trial import create_trial
 
-from mnist_exp.config.job import config_folder
+from mnist_exp.config.ours import config_folder
 from mnist_exp.runs.folder import RunFolder
 
 SWEEP = Path("outputs/sweeps/mine")
@@ -693,6 +693,21 @@ def test_a_search_that_goes_on_writes_through_no_link(command, place, name):
     assert f"{name} is a link" in done.out + done.err
     assert "Traceback" not in done.err
     assert not list((place / "victim").iterdir())
+
+
+def test_a_study_says_no_more_than_the_values_of_what_is_searched(command, place):
+    """Of a trial that is to be continued: its parameters become overrides."""
+    search = ("--multirun", "hparams_search=quick", *SMALL, "hydra.sweeper.n_trials=1", f"hydra.sweep.dir={SWEEP}")
+    assert command(*search).status == 0
+    shutil.rmtree(SWEEP / "trial-0")
+    change("UPDATE trials SET state = 'RUNNING'")()
+    change("UPDATE trial_params SET param_name = 'hydra.run.dir' WHERE param_name = 'optimizer.lr'")()
+    done = command(*search)
+    assert (done.status, done.err) == (
+        2,
+        "error: trial 0 of the study has hydra.run.dir, which this search does not draw\n",
+    ), done
+    assert not (SWEEP / "trial-0").exists()
 
 
 def test_a_folder_that_cannot_be_made_is_named_with_the_way_out(command, place):

@@ -1,5 +1,7 @@
 """Run folders of strangers: whatever lies in one, it costs one line, and the runs beside it are told as they are."""
 
+import errno
+import fcntl
 import json
 import os
 import re
@@ -10,6 +12,7 @@ import sys
 import tarfile
 import tempfile
 import time
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +23,8 @@ import pytest
 from helpers import ROOT, Outcome
 
 from mnist_exp import load_runs
+from mnist_exp.reading import load_yaml
+from mnist_exp.runs.folder import is_locked
 
 MIB = 2**20
 ARCHIVE = ROOT / "tests" / "runs" / "written_before_the_wings.tar.xz"
@@ -491,3 +496,31 @@ def test_a_search_with_strange_trials_is_reported(command, older):
     done = command("compare", "sweeps/quick")
     assert done.status == 0, done.err
     assert "quick: 2 trials" in done.out
+
+
+def test_many_large_configs_are_not_kept(place):
+    """Of a config that is larger than any of ours nothing stays in memory; small ones are read once."""
+    lines = "".join(f"k{number}: {'x' * 90}\n" for number in range(9_000))
+    tracemalloc.start()
+    try:
+        for number in range(20):
+            file = place / f"{number}.yaml"
+            file.write_text(lines)
+            assert len(load_yaml(file)) == 9_000
+        assert tracemalloc.get_traced_memory()[0] < 2 * MIB  # one is 1.4 MiB
+    finally:
+        tracemalloc.stop()
+    file.write_text("a: 1\n")
+    assert load_yaml(file) is load_yaml(file)
+
+
+@pytest.mark.parametrize("system", ["without locks", "held", "free"])
+def test_a_run_whose_lock_cannot_be_asked_counts_as_locked(place, monkeypatch, system):
+    """Then nobody can know, and a trial that may be running elsewhere is not called interrupted."""
+    (place / ".lock").touch()
+    if system == "without locks":
+        monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, "no locks")))
+    with (place / ".lock").open() as other:
+        if system == "held":
+            fcntl.flock(other, fcntl.LOCK_EX)
+        assert is_locked(place) == (system != "free")

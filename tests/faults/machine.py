@@ -61,8 +61,8 @@ class Fault:
         else:
             return
         path = os.path.abspath(os.fsdecode(path))  # noqa: PTH100  # links are not followed
-        if not path.startswith(self.folder + os.sep):
-            return
+        if not path.startswith(self.folder + os.sep) or (event == "os.mkdir" and Path(path).is_dir()):
+            return  # a folder that is there already changes nothing, and a full disk says so
         self.reached(f"{event} {os.path.relpath(path, self.folder)}", event in DELETIONS, path)
 
     def reached(self, boundary: str, frees: bool, path: str) -> None:
@@ -74,7 +74,7 @@ class Fault:
             if self.kind == "tear":
                 size = Path(path).stat().st_size if Path(path).is_file() else 0
                 signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-                resource.setrlimit(resource.RLIMIT_FSIZE, (size + TORN,) * 2)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (size + TORN, resource.RLIM_INFINITY))
         full = self.kind == "full" and len(self.seen) >= self.at and not frees
         if full or (self.kind == "once" and len(self.seen) == self.at):
             if path == "study":

@@ -26,6 +26,7 @@ _CHANGES = {
     "shutil.move": (0, 1),
 }
 _ELSEWHERE = ("socket.connect", "socket.getaddrinfo", "os.system", "os.exec", "os.posix_spawn", "pickle.find_class")
+_NOWHERE = "'127.0.0.1', 9"  # the proxy of the tests, who ask for downloads by name and get none
 
 
 class Ended(NamedTuple):
@@ -78,6 +79,7 @@ def _work(arguments: list[str], place: Path, streams: list[Path]) -> int:
 
     rich.reconfigure(file=sys.stdout)
     os.chdir(place)
+    os.environ["MNIST_EXP_DATA"] = str(place / "data")
     tempfile.tempdir = str(place)
     watch = os.open(streams[2], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     sys.addaudithook(_hook(place, lambda line: os.write(watch, f"{line}\n".encode(errors="replace"))))
@@ -113,7 +115,7 @@ def _hook(place: Path, tell: Callable[[str], Any]) -> Callable[[str, tuple[Any, 
             return
         busy = True
         try:
-            if event in _ELSEWHERE:
+            if event in _ELSEWHERE and _NOWHERE not in repr(given):
                 tell(f"{event} {given!r:.200}")
             for path in paths(event, given):
                 if isinstance(path, int):

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from hypothesis import strategies as st
 
-from mnist_exp.config.job import compose, config_folder
+from mnist_exp.config.job import compose
+from mnist_exp.config.ours import config_folder
 from mnist_exp.config.recipe import flatten
 
 _NUMBERS = (

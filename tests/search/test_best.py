@@ -11,7 +11,7 @@ from small import TINY
 
 from mnist_exp import compose
 from mnist_exp.config import recipe
-from mnist_exp.config.job import config_folder
+from mnist_exp.config.ours import config_folder
 from mnist_exp.search.best import write_best
 
 SWEEP = Path("outputs/sweeps/quick")
