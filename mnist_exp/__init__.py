@@ -1,9 +1,10 @@
 """Compose a training run from small named parts, train it, and believe the answer. For notebooks:
 
-from mnist_exp import compose, train, load_runs
+from mnist_exp import compose, train, load_runs, load_model
 run = train("experiment=fast", "seed=1")      # a RunFolder: run.info["metrics"], run.history(), run.path
 compose("experiment=fast").optimizer.lr       # the config that train would run
 load_runs("outputs")                          # a pandas DataFrame, a row a run
+load_model(run.path).predict(images)          # labels, probabilities of uint8 images [N, 28, 28]
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ if TYPE_CHECKING:
     from mnist_exp.cli.train import train
     from mnist_exp.compare.table import load_runs
     from mnist_exp.config.job import compose
+    from mnist_exp.inference.load import load_model
 
-__all__ = ["compose", "load_runs", "train"]
-_HOMES = {"compose": "config.job", "load_runs": "compare.table", "train": "cli.train"}
+__all__ = ["compose", "load_model", "load_runs", "train"]
+_HOMES = {"compose": "config.job", "load_model": "inference.load", "load_runs": "compare.table", "train": "cli.train"}
 
 
 def __getattr__(name: str) -> Any:

@@ -124,12 +124,7 @@ class Job:
     def _saved(self, saved: Any, file: Path) -> DictConfig:
         """Return ``saved`` with the places of this job in it; but for ``data.root``, which is only read."""
         here: Any = OmegaConf.to_container(self.config)
-        if not isinstance(saved, dict):
-            raise UserError(f"{file} is damaged: it must hold keys and values")
-        groups = [key for key, value in here.items() if isinstance(value, dict) and key not in ("logger", "search")]
-        wrong = [key for key in here if key not in saved or (key in groups and not isinstance(saved[key], dict))]
-        if wrong:
-            raise UserError(f"{file} is damaged: it has no {', '.join(wrong)}")
+        _check_whole(saved, file, here)
         own = ("paths", "resume", "logger", "data")
         refuse_places({key: value for key, value in saved.items() if key not in own}, file)
         left_out = places({"logger": saved["logger"]})
@@ -138,14 +133,32 @@ class Job:
             left_out.append("paths.outputs")  # where it has written
         if left_out:
             log.warning("not taken from %s: %s; type what is wanted of it", file, ", ".join(left_out))
-        saved = {**saved, "paths": here["paths"], "resume": here["resume"], "logger": logger}
-        refuse_resolvers(saved, file)
-        try:
-            config = _modern(saved)
-            _check_keys(config)
-        except (UserError, OmegaConfBaseException) as error:
-            raise UserError(f"{file} is damaged: {error}") from error
-        return config
+        return restored(saved, file, {"paths": here["paths"], "resume": here["resume"], "logger": logger})
+
+
+def restored(saved: Any, file: Path, here: dict[str, Any]) -> DictConfig:
+    """Return the config ``saved`` in a run's ``file``, to be built from, with what is ``here`` in place of its own.
+
+    Raises UserError naming the file if it is no config of a run, or resolves more than references.
+    """
+    _check_whole(saved, file, {key: {} for key in ("model", "data", "evaluate", "trainer")})
+    refuse_resolvers(saved := {**saved, **here}, file)
+    try:
+        config = _modern(saved)
+        _check_keys(config)
+    except (UserError, OmegaConfBaseException) as error:
+        raise UserError(f"{file} is damaged: {error}") from error
+    return config
+
+
+def _check_whole(saved: Any, file: Path, here: dict[str, Any]) -> None:
+    """Raise UserError unless ``saved`` has the keys and groups that are ``here``."""
+    if not isinstance(saved, dict):
+        raise UserError(f"{file} is damaged: it must hold keys and values")
+    groups = [key for key, value in here.items() if isinstance(value, dict) and key not in ("logger", "search")]
+    wrong = [key for key in here if key not in saved or (key in groups and not isinstance(saved[key], dict))]
+    if wrong:
+        raise UserError(f"{file} is damaged: it has no {', '.join(wrong)}")
 
 
 def _real(folder: object) -> Path:

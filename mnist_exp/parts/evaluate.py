@@ -15,6 +15,7 @@ from mnist_exp.checked import Count, Seed, checked
 from mnist_exp.data.splits import LoaderSplit, Split
 from mnist_exp.errors import require
 from mnist_exp.parts.augment import Normalize
+from mnist_exp.parts.trainer import Trainer
 
 PLAIN = ((0, 0),)
 
@@ -72,6 +73,13 @@ class Evaluator:
             probs.append(torch.stack([F.softmax(o.float(), 1) for o in outputs]).mean(0))
             targets.append(labels)
         return torch.cat(probs).cpu(), torch.cat(targets).cpu()
+
+    def of_images(
+        self, model: nn.Module, images: Tensor, trainer: Trainer, shifts: Sequence[tuple[int, int]] = PLAIN
+    ) -> Tensor:
+        """Return ``probabilities`` of uint8 ``images`` [N, 28, 28] without labels, on the device of ``trainer``."""
+        split = Split(images, torch.zeros(len(images), dtype=torch.int64)).to(trainer.device)
+        return self.probabilities(model, split, trainer.autocast(), shifts)[0]
 
     @torch.no_grad()
     def recompute_bn(self, model: nn.Module, split: Split | LoaderSplit, autocast: torch.autocast) -> None:

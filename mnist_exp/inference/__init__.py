@@ -1,0 +1,1 @@
+"""From a finished run to an answer: load, score, predict, export, draw."""

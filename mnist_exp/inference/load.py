@@ -1,0 +1,174 @@
+"""Networks out of run folders: one, or the ensemble of several. Builds only what a config may, and reads weights only."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor, nn
+
+from mnist_exp.config.build import build
+from mnist_exp.config.job import restored
+from mnist_exp.config.ours import config_folder
+from mnist_exp.errors import UserError, require
+from mnist_exp.files import expanded
+from mnist_exp.parts.evaluate import PLAIN, Evaluator
+from mnist_exp.parts.trainer import Trainer
+from mnist_exp.reading import load_yaml
+from mnist_exp.runs.folder import RunFolder
+from mnist_exp.training.checkpoints import load
+from mnist_exp.training.components import load_weights
+
+KINDS = ("best", "last", "swa")  # of checkpoints
+_AT_ONCE = 16_384  # images on the device
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Member:
+    """A trained network: its run, the checkpoint that its weights are of, and what it is scored with."""
+
+    run: RunFolder
+    config: DictConfig
+    checkpoint: Path
+    network: nn.Module
+    evaluator: Evaluator
+    trainer: Trainer
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return self.run.path.name
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes that it tells apart."""
+        names = list((self.run.info.get("dataset") or {}).get("classes") or map(str, range(10)))
+        return names + [f"#{label}" for label in range(len(names), self.config.model.num_classes)]
+
+    def probabilities(self, images: Tensor, tta_runs: int = 1) -> Tensor:
+        """Return float32 [N, classes] on the CPU of uint8 ``images`` [N, 28, 28]; see ``Model.probabilities``."""
+        shifts = PLAIN if tta_runs == 1 else self.with_tta(tta_runs).shifts
+        parts = images.split(_AT_ONCE) if len(images) else ()
+        found = [self.evaluator.of_images(self.network, part, self.trainer, shifts) for part in parts]
+        return torch.cat(found) if found else torch.empty(0, len(self.classes))
+
+    @functools.cache  # noqa: B019  # members live as long as the process
+    def with_tta(self, tta_runs: int) -> Evaluator:
+        """Return its evaluator, but that averages over so many shifts."""
+        changed = OmegaConf.merge(self.config, {"evaluate": {"tta_runs": tta_runs}})
+        found: Evaluator = build(changed, "evaluate")  # type: ignore[arg-type]
+        return found
+
+
+class Model:
+    """One trained network, or the ensemble of several, whose probabilities are averaged.
+
+    ``classes``: the names of the classes; ``members``: the networks.
+    """
+
+    def __init__(self, members: Sequence[Member]):
+        first, *others = members
+        for other in others:
+            if other.classes != first.classes:
+                raise UserError(
+                    f"{first.run.path} tells {', '.join(first.classes)} apart, {other.run.path} {', '.join(other.classes)}: "
+                    "an ensemble is of networks with the same classes"
+                )
+        self.members = list(members)
+        self.classes = first.classes
+
+    def predict(self, images: Any, tta_runs: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Return labels int64 [N] and probabilities float32 [N, classes] of ``images``, see ``probabilities``."""
+        probabilities = self.probabilities(images, tta_runs).mean(0).numpy()
+        return probabilities.argmax(1), probabilities
+
+    def probabilities(self, images: Any, tta_runs: int = 1) -> Tensor:
+        """Return each member's probabilities, float32 [members, N, classes].
+
+        ``images``: uint8 [N, 28, 28], an array or a tensor, light on dark as MNIST's; other pictures are brought there
+        by ``inference.frame``. With ``tta_runs`` above 1, the mean over so many fixed shifts of each.
+        Raises UserError for images of another kind.
+        """
+        found = torch.as_tensor(images)
+        if found.dtype != torch.uint8 or found.ndim != 3 or found.shape[1:] != (28, 28):
+            raise UserError(f"images must be uint8 [N, 28, 28], not {found.dtype} {list(found.shape)}")
+        return torch.stack([member.probabilities(found, tta_runs) for member in self.members])
+
+
+def load_model(*runs: str | Path, checkpoint: str = "best") -> Model:
+    """Return the network of a run folder, or the ensemble of several.
+
+    ``checkpoint``: "best" by validation (the last one where nothing was held out), "last", "swa" (the weight average), or
+    the file of one. Raises UserError naming what is missing or wrong.
+    """
+    require(bool(runs), "runs", len(runs), "the folder of a run, or several")
+    return Model([load_member(Path(run), checkpoint) for run in runs])
+
+
+def load_member(path: Path, checkpoint: str = "best") -> Member:
+    """Return the network of the run in ``path``. Raises UserError naming what is missing or wrong."""
+    run = RunFolder.open(expanded(path))
+    config = run_config(run)
+    trainer = Trainer("auto", _precision(run))
+    try:
+        network, evaluator = build(config, "model"), build(config, "evaluate")
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"{run.hydra_config}: {error}") from error
+    require(
+        isinstance(network, nn.Module), "model._target_", type(network).__name__, f"a network, in {run.hydra_config}"
+    )
+    kind = type(evaluator).__name__
+    require(isinstance(evaluator, Evaluator), "evaluate._target_", kind, f"an Evaluator, in {run.hydra_config}")
+    file = checkpoint_file(run, checkpoint)
+    load_weights(network, load(file, network.state_dict())["model"], file)
+    return Member(run, config, file, network.to(trainer.device).eval(), evaluator, trainer)
+
+
+def run_config(run: RunFolder) -> DictConfig:
+    """Return what ``run`` was composed of, with the places of this machine. Raises UserError naming the file."""
+    usual = load_yaml(Path(config_folder(), "paths", "default.yaml"))
+    return restored(load_yaml(run.hydra_config), run.hydra_config, {"paths": usual, "resume": None, "logger": None})
+
+
+def checkpoint_file(run: RunFolder, checkpoint: str) -> Path:
+    """Return the file that ``checkpoint`` says: see ``load_model``. Raises UserError if there is none."""
+    if checkpoint not in KINDS:
+        file = expanded(checkpoint)
+        require(file.is_file(), "--checkpoint", checkpoint, f"{', '.join(KINDS)}, or the file of one")
+        return file
+    best = run.info.get("best_epoch")
+    averages = run.checkpoints.glob(f"{run.prefix}_swa_epoch*.pth")
+    file = run.checkpoints / "last.pth"
+    if checkpoint == "swa":
+        file = max(averages, key=lambda path: path.stat().st_mtime, default=run.checkpoints / "none")
+    elif checkpoint == "best" and best is not None:
+        file = run.checkpoint(best)
+    if not file.exists():
+        there = [kind for kind in KINDS if kind != checkpoint and _exists(run, kind)]
+        hint = (
+            f"there is --checkpoint {' and '.join(there)}" if there else "it has none; was it cut off before its first?"
+        )
+        raise UserError(f"{run.path} has no {checkpoint} checkpoint: {hint}")
+    return file
+
+
+def _exists(run: RunFolder, checkpoint: str) -> bool:
+    if checkpoint == "swa":
+        return any(run.checkpoints.glob(f"{run.prefix}_swa_epoch*.pth"))
+    best = run.info.get("best_epoch")
+    return (run.checkpoint(best) if checkpoint == "best" and best else run.checkpoints / "last.pth").exists()
+
+
+def _precision(run: RunFolder) -> Any:
+    """Return the precision that the run was computed in, if this machine's device has it."""
+    precision = run.info.get("precision") or "fp32"
+    on_gpu = torch.cuda.is_available()
+    return precision if precision in ("fp32", "bf16") or on_gpu else "fp32"
