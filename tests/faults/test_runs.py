@@ -32,7 +32,7 @@ def fail_and_go_on(machine, place: Path, whole: Path, kind: str, at: int) -> Non
     assert not [p for p in place.rglob(".*") if "unfinished" in p.name]
 
 
-SHARE = 8  # the fast suite fails at one in so many boundaries
+SHARE = 16  # the fast suite fails at one in so many boundaries
 
 
 @pytest.mark.parametrize("kind", ["kill", "full"])
