@@ -69,6 +69,8 @@ def report(function: Callable[[], Any]) -> int:
         from omegaconf.errors import OmegaConfBaseException
 
         if isinstance(error, HydraException | OmegaConfBaseException):
+            from mnist_exp.config.job import explain
+
             return _tell(explain(error), 2)
         if (problem := machine_failure(error)) is not None:
             return _tell(problem, 1)
@@ -103,21 +105,3 @@ def _tell(message: str, status: int) -> int:
 
     print(f"error: {shown(without_password(message), keep=chr(10))}", file=sys.stderr)
     return status
-
-
-def explain(error: Exception) -> str:
-    """Return Hydra's message without its search path, with its cause, and how to build what the whitelist refuses."""
-    text = str(error).partition("Config search path")[0]
-    message = "\n".join(line for line in text.splitlines() if line.strip())
-    causes: list[BaseException] = [error]
-    while causes[-1].__cause__ is not None:
-        causes.append(causes[-1].__cause__)
-    for cause in causes[1:]:
-        first = f"{cause}".strip().partition("\n")[0]
-        if first and first not in message:
-            message += f"\n{first}"
-    if "whitelist" in message:
-        from mnist_exp.config.build import ALLOW
-
-        return f"{message}\nTo allow code of your own, name its package: {ALLOW}='my_package.*' python -m mnist_exp ..."
-    return message

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_exp.cli.main import explain
 from mnist_exp.errors import RunFailed, UserError, machine_failure, require
 from mnist_exp.files import expanded
 
@@ -35,6 +34,8 @@ def train(*overrides: str) -> RunFolder:
         try:
             runs = train_command(list(overrides), f"train({', '.join(map(repr, overrides))})")
         except (HydraException, OmegaConfBaseException) as error:
+            from mnist_exp.config.job import explain
+
             raise UserError(explain(error)) from error
     if not runs:
         raise UserError(f"nothing was run: {' '.join(overrides)} only prints something")
@@ -75,6 +76,8 @@ def train_command(arguments: list[str], command: str | None = None) -> list[RunF
             message = f"{nulls}: this group cannot be null here; name one of its choices, as in pruner=none"
             raise UserError(message) from error
         if _is_hydras(error):
+            from mnist_exp.config.job import explain
+
             raise UserError(explain(error)) from error
         raise
     finally:
@@ -164,7 +167,7 @@ def _request(arguments: list[str]) -> list[str]:
     """Return the command line for Hydra, options first. Raises UserError for what Hydra would misunderstand."""
     from hydra._internal.utils import get_args
 
-    from mnist_exp.config.elsewhere import Elsewhere
+    from mnist_exp.config.elsewhere import Elsewhere, refuse_names_of_ours
     from mnist_exp.config.request import check_typed, quoted
 
     options = vars(get_args(arguments))
@@ -182,9 +185,25 @@ def _request(arguments: list[str]) -> list[str]:
     if (folder := options.pop("config_dir")) is not None:
         folder = expanded(folder).absolute()
         require(folder.is_dir(), "--config-dir", folder, "a folder")
+        refuse_names_of_ours(folder)
         overrides.append(f"hydra.searchpath=[{quoted(f'{Elsewhere.scheme()}://{folder}')}]")
+    if options["resolve"]:  # by Hydra, with nothing of ours in between
+        _refuse_endless(overrides)
     flags = {f"--{name.replace('_', '-')}": value for name, value in options.items() if value not in (None, False)}
     return [*(flag if value is True else f"{flag}={value}" for flag, value in flags.items()), *overrides]
+
+
+def _refuse_endless(overrides: list[str]) -> None:
+    from omegaconf import OmegaConf
+
+    from mnist_exp.config.elsewhere import refuse_endless
+    from mnist_exp.config.job import compose
+
+    try:
+        config = compose(*overrides)
+    except UserError:  # Hydra will say it, or compose a sweep
+        return
+    refuse_endless(OmegaConf.to_container(config), "the composed config")  # type: ignore[arg-type]
 
 
 def _is_hydras(error: Exception) -> bool:

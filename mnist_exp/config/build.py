@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from mnist_exp.errors import UserError, WrongValue
@@ -65,7 +67,24 @@ def instantiated(config: DictConfig) -> Any:
     # where a layer is defined is looked up only where one is named: torch and torchvision take seconds
     text = OmegaConf.to_yaml(config, resolve=True)
     libraries = [*(_torch() if "torch." in text else ()), *(_torchvision() if "torchvision." in text else ())]
-    return instantiate(config, _convert_="all", _execution_whitelist_=[*COMPONENTS, *libraries])
+    try:
+        return instantiate(config, _convert_="all", _execution_whitelist_=[*COMPONENTS, *libraries])
+    except HydraException as error:
+        message = refused(str(error))
+        if message is None:
+            raise
+        raise UserError(message) from error
+
+
+def refused(message: str) -> str | None:
+    """Return what to say where Hydra's ``message`` is that a target may not be built; None if it is another."""
+    found = re.search(r"Target '([^']*)'.*?whitelist.*?full_key: (\S+)", message, re.S)
+    if found is None:
+        return None
+    return (
+        f"{found[2]}._target_ must be a component of mnist_exp or a layer, optimizer or transform of torch's, not {found[1]}. "
+        f"To allow code of your own, name its package: {ALLOW}='my_package.*' python -m mnist_exp ..."
+    )
 
 
 def _torch() -> Iterator[str]:

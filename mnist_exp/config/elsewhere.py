@@ -7,6 +7,7 @@ the environment lands in a file, and that reading them ends.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,24 +16,27 @@ from typing import Any
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import OmegaConf
+from omegaconf._utils import split_key
 from omegaconf.errors import OmegaConfBaseException
 
 from mnist_exp.config import recipe
-from mnist_exp.config.ours import without_our_search
+from mnist_exp.config.ours import config_folder, without_our_search
 from mnist_exp.config.recipe import below, flatten
 from mnist_exp.errors import UserError
-from mnist_exp.reading import MIB, load_yaml, read_text, refusal
+from mnist_exp.reading import MIB, load_yaml, read_text, read_yaml, refusal
 
 # keys that say where a run writes, what it goes on with, and how Hydra starts it; with all below them
 _PLACES = ("paths", "resume", "hydra")
 _SEARCH = ("study_name", "direction", "max_failure_rate", "n_trials", "n_jobs", "sampler", "params")
 _SEARCHED = tuple(f"hydra.sweeper.{key}" for key in _SEARCH)
+_TYPED = ("data.root", "paths.data", "paths.outputs", "hydra.run.dir", "hydra.sweep.dir")
 # values that lead nowhere else than the command line says, as conf/ has them
 _USUAL_ROOT = re.compile(r"\$\{paths\.data\}(/\w[\w.-]*)*")
 _USUAL_SERVER = re.compile(r"sqlite:///\$\{paths\.outputs\}/mlflow\.db")
 _DOWNLOADS = "mnist_exp.data.sets.Data"
 # what may be resolved: references between keys, and the one variable of conf/paths
 _REFERENCE = re.compile(r"\$\{\.*[A-Za-z_][\w.\[\]-]*\}")
+_MUCH, _FAR = 100_000, 64  # letters and values that references bring in; references one after another
 RESOLVED = "${oc.env:MNIST_EXP_DATA,'~/.cache/mnist_exp'}"
 
 
@@ -62,8 +66,22 @@ class Elsewhere(FileConfigSource):
                 tree = {group: tree}
         tree = without_our_search(tree)
         refuse_places(tree, file)
+        _refuse_references_of_hydra(tree, file)
         refuse_resolvers(tree, file)
         return found
+
+
+def refuse_names_of_ours(folder: Path) -> None:
+    """Raise UserError for a config in ``folder`` that Hydra would never read: one of conf/ has its name, and says else."""
+    ours = Path(config_folder())
+    for file in sorted(ours.rglob("*.yaml")):
+        theirs = folder / file.relative_to(ours)
+        if theirs.exists() and read_yaml(theirs) != read_yaml(file):
+            name = file.relative_to(ours).with_suffix("")
+            raise UserError(
+                f"{theirs} would not be read, since mnist_exp has a config of that name: rename it, and choose it by its "
+                f"new name, as in {name.parent if name.parent.name else 'experiment'}=my_{name.name}"
+            )
 
 
 _ASK = "where things are written, and how Hydra starts a run, is said on the command line"
@@ -72,8 +90,12 @@ _ASK = "where things are written, and how Hydra starts a run, is said on the com
 def refuse_places(tree: Mapping[str, Any], file: Path) -> None:
     """Raise UserError if a config of others, from ``file``, says where things are written or how Hydra starts a run."""
     for key in places(tree):
-        only_read = "; of data that are only read, name data._target_ in that file too" if key == "data.root" else ""
-        raise UserError(f"{file}: {key} is not taken from there; {_ASK}{only_read}")
+        found = flatten(tree)[key]
+        typed = f": type {key}={found}" if key in _TYPED and isinstance(found, str) else ""
+        only_read = ". Or, for pictures in folders, which are only read, write `_target_: mnist_exp.data.sets.ImageFolder` there"
+        raise UserError(
+            f"{file}: {key} is not taken from there; {_ASK}{typed}{only_read if key == 'data.root' else ''}"
+        )
 
 
 def places(tree: Mapping[str, Any]) -> list[str]:
@@ -114,6 +136,57 @@ def refuse_resolvers(tree: Any, origin: str | Path) -> None:
                 f"{origin}: {key} is {text}; only references to other keys, as ${{data.mean}}, are resolved, since what "
                 "comes of others lands in the files of a run. On the command line let the shell put its value there"
             )
+
+
+def _refuse_references_of_hydra(tree: Mapping[str, Any], file: Path) -> None:
+    """Raise UserError if a setting of Hydra's, which is resolved before anything of ours is called, is a reference."""
+    for key, text in _texts({"hydra": tree.get("hydra")}):
+        if "${" in text:
+            raise UserError(f"{file}: {key} is {text}; write the value itself, which is taken from there")
+
+
+def refuse_endless(tree: Mapping[str, Any], origin: str | Path) -> None:
+    """Raise UserError if the references of a config, from ``origin``, bring in too much, or follow each other too far.
+
+    Twenty keys, each of which names the next one twice, would take a million steps to resolve.
+    """
+    known: dict[tuple[str, ...], int] = {}
+
+    def cost(node: Any, path: tuple[str, ...], depth: int) -> int:
+        """Return the letters and values that ``node`` is, resolved."""
+        if isinstance(node, Mapping | list):
+            pairs = node.items() if isinstance(node, Mapping) else enumerate(node)
+            return 1 + sum(cost(child, (*path, str(key)), depth) for key, child in pairs)
+        text = str(node)
+        references = _REFERENCE.findall(text) if isinstance(node, str) else ()
+        return 1 + len(text) + sum(named(_absolute(reference, path), depth + 1) for reference in references)
+
+    def named(path: tuple[str, ...], depth: int) -> int:
+        if path not in known:
+            known[path] = _MUCH  # of one that leads back here
+            node = functools.reduce(_child, path, tree)
+            known[path] = _MUCH if depth > _FAR else min(cost(node, path, depth), _MUCH)
+        return known[path]
+
+    for key, child in tree.items():
+        if cost(child, (str(key),), 0) > _MUCH:
+            raise UserError(
+                f"{origin}: {key} refers to keys that refer to others, too far ({_FAR} times) or to too much "
+                f"({_MUCH:,} letters); put values in their place"
+            )
+
+
+def _absolute(reference: str, path: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the path that ``${a.b}`` names, or ``${..a}``, in a value at ``path``."""
+    name = reference[2:-1]
+    dots = len(name) - len(name.lstrip("."))
+    return (*(path[:-dots] if dots else ()), *split_key(name[dots:]))
+
+
+def _child(node: Any, key: str) -> Any:
+    if isinstance(node, Mapping):
+        return node.get(key)
+    return node[int(key)] if isinstance(node, list) and key.isdecimal() and int(key) < len(node) else None
 
 
 def _refuse_choices(defaults: Any, file: Path) -> None:

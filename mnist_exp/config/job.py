@@ -15,12 +15,14 @@ from typing import Annotated, Any
 import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field
 
 from mnist_exp.checked import checked
-from mnist_exp.config.elsewhere import places, refuse_places, refuse_resolvers
+from mnist_exp.config.build import refused
+from mnist_exp.config.elsewhere import places, refuse_endless, refuse_places, refuse_resolvers
 from mnist_exp.config.ours import config_folder
 from mnist_exp.config.recipe import PLACES, RESUMABLE, below, flatten, modernised
 from mnist_exp.console import without_password
@@ -31,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 def compose(*overrides: str) -> DictConfig:
-    """Return the config that ``python -m mnist_exp train OVERRIDES`` would run."""
+    """Return the config that ``python -m mnist_exp train OVERRIDES`` would run. Raises UserError."""
     import hydra
 
     running = GlobalHydra.instance().hydra  # it may be called inside a search
@@ -39,8 +41,24 @@ def compose(*overrides: str) -> DictConfig:
     try:
         with hydra.initialize_config_dir(config_folder()):
             return hydra.compose("train", overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error)) from error
     finally:
         GlobalHydra.instance().hydra = running
+
+
+def explain(error: Exception) -> str:
+    """Return Hydra's message without its search path, with its cause, and how to build what is not allowed."""
+    text = str(error).partition("Config search path")[0]
+    message = "\n".join(line.expandtabs(2) for line in text.splitlines() if line.strip())
+    causes: list[BaseException] = [error]
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    for cause in causes[1:]:
+        first = f"{cause}".strip().partition("\n")[0]
+        if first and first not in message:
+            message += f"\n{first}"
+    return refused(message) or message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +85,7 @@ class Job:
 
         ``command``: how it was said, if not on the command line of this process.
         """
+        refuse_endless(OmegaConf.to_container(config), "the composed config")  # type: ignore[arg-type]
         hydra: Any = HydraConfig.get()
         command = command or shlex.join([Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]])
         wanted = None
@@ -143,6 +162,7 @@ def restored(saved: Any, file: Path, here: dict[str, Any]) -> DictConfig:
     """
     _check_whole(saved, file, {key: {} for key in ("model", "data", "evaluate", "trainer")})
     refuse_resolvers(saved := {**saved, **here}, file)
+    refuse_endless(saved, file)
     try:
         config = _modern(saved)
         _check_keys(config)

@@ -21,6 +21,7 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
 from mnist_exp.config.build import build
+from mnist_exp.config.elsewhere import refuse_endless
 from mnist_exp.config.job import check_config
 from mnist_exp.config.request import quoted
 from mnist_exp.console import without_password
@@ -68,6 +69,7 @@ class StudySweeper(Sweeper):
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
         """Keep what Hydra gives, and build the launcher that jobs will be started with."""
+        refuse_endless(OmegaConf.to_container(config), "the composed config")  # type: ignore[arg-type]
         self.config: DictConfig = config
         self.hydra_context: Any = hydra_context
         self.launcher: Any = Plugins.instance().instantiate_launcher(

@@ -7,6 +7,7 @@ import functools
 import logging
 import math
 import random
+import re
 from typing import Any
 
 import numpy as np
@@ -146,7 +147,9 @@ def _optimizer(config: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
         try:
             optimizer: torch.optim.Optimizer = make(model.parameters())
         except (TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"optimizer cannot be built: {error}") from error
+            unknown = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+            hint = f". {unknown[1]} does not take it: type ~optimizer.{unknown[2]}" if unknown else ""
+            raise UserError(f"optimizer cannot be built: {error}{hint}") from error
         ok = isinstance(optimizer, torch.optim.Optimizer)
         require(ok, "_target_", config.optimizer._target_, "an optimizer")
         lr = optimizer.param_groups[0]["lr"]

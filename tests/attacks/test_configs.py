@@ -186,7 +186,7 @@ def test_no_other_target_is_called(command, place, theirs, door, target):
         given = config_folder(place, "# @package _global_\n" + yaml.safe_dump({"logger": {"x": target}}))
         before = files(place)
         done = command("train", *given, "experiment=x", *FAST)
-    assert_refused(done, before, place, "whitelist")
+    assert_refused(done, before, place, "must be a component of mnist_exp")
     assert not (place / "mark").exists()
 
 
@@ -228,6 +228,7 @@ SAID = {
     "the configs' folder": "hydra: {output_subdir: ../mark}",
     "a search path": "hydra: {searchpath: ['pkg://evil']}",
     "a database": "hydra: {sweeper: {storage: 'postgresql+psycopg://127.0.0.1:9/x'}}",
+    "a reference for Hydra": "hydra: {sweeper: {study_name: '${task_name}'}}",
     "what is swept": "hydra: {sweeper: {params: {hydra.run.dir: 'choice(mark,mark)'}}}",
     "what kind of data is swept": "hydra: {sweeper: {params: {data.root: mark, data._target_: 'choice(a,b)'}}}",
     "added to what is swept": "hydra: {sweeper: {params: {+hydra.job.env_set.X: '1'}}}",
@@ -358,6 +359,60 @@ def test_a_copy_of_a_search_of_ours_is_a_beginning(command, place, preset):
         assert_refused(done, before, place, "hparams_search/mine.yaml", "hydra.sweep.dir")
 
 
+def bomb(levels: int, last: str, form: str = "'${{{0}}}${{{0}}}'") -> str:
+    """Keys each of which names the next one twice: two to the ``levels`` steps."""
+    lines = [f"a{level}: {form.format(f'a{level + 1}')}" for level in range(levels)]
+    return "\n".join([*lines, f"a{levels}: {last}"])
+
+
+BOMBS = {
+    "text": bomb(40, "x"),
+    "lists": bomb(40, "x", "['${{{0}}}', '${{{0}}}']"),
+    "neighbours": f"b:\n{bomb(40, 'x').replace('${', '${.')}\na0: '${{b.a0}}'".replace("\na", "\n  a", 41),
+    "a circle": bomb(3, "'${a0}${a0}'"),
+    "a chain": "\n".join(f"a{level}: '${{a{level + 1}}}'" for level in range(2000)) + "\na2000: x",
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("text", BOMBS.values(), ids=BOMBS)
+@pytest.mark.parametrize("flags", [[], ["--cfg", "job", "--resolve"], ["--multirun", "hparams_search=quick"]], ids=len)
+def test_references_end(command, place, text, flags):
+    given = config_folder(place, f"# @package _global_\ntags: ['${{a0}}']\n{text}\n")
+    before = files(place)
+    done = command(*flags, *given, "experiment=x", *FAST)
+    assert_refused(done, before, place, "the composed config: ", "put values in their place")
+
+
+@pytest.mark.timeout(60)
+def test_references_of_a_run_end(command, place, theirs):
+    file = theirs / ".hydra" / "config.yaml"
+    file.write_text(re.sub(r"tags:.*", "tags: ['${a0}']", file.read_text()) + bomb(40, "x"))
+    done = command("train", f"resume={theirs}")
+    assert (done.status, "config.yaml: tags refers to keys" in done.err) == (2, True), done.err
+
+
+def test_many_references_are_no_bomb(command, place):
+    text = "a: [1, 2]\nb: {x: '${..a}', y: '${.x}', z: '${data.mean}'}\ntags: ['${b.x[0]}', '${b.z} ${b.z} ${seed}']"
+    given = config_folder(place, f"# @package _global_\n{text}\n")
+    done = command("--cfg", "job", "--resolve", *given, "experiment=x")
+    assert done.status == 0, done.err
+    assert yaml.safe_load(done.out)["tags"] == [1, "0.1307 0.1307 42"]
+
+
+@pytest.mark.parametrize("name", ["experiment/fast", "train", "paths/default"])
+def test_a_config_that_would_not_be_read_is_named(command, place, name):
+    """Of two configs with one name Hydra takes ours, silently."""
+    ours = (CONF / f"{name}.yaml").read_text()
+    given = config_folder(place, ours, name)
+    assert command("--cfg", "job", *given).status == 0, "the same"
+    config_folder(place, f"{ours}\nseed: 7\n", name)
+    done = command("--cfg", "job", *given)
+    assert done.status == 2
+    assert f"{name}.yaml would not be read" in done.err
+    assert "rename it" in done.err
+
+
 # ------------------------------------------------------------------------------------------- the environment
 
 
@@ -387,7 +442,7 @@ def test_what_is_allowed_is_asked_once(command, place, monkeypatch):
     monkeypatch.setenv("MNIST_EXP_ALLOW", "first.First")
     done = command("train", *FAST, "trainer._target_=first.First", "+logger.x._target_=evil.run")
     assert done.status == 2
-    assert "Target 'evil.run' is not in the Hydra execution whitelist" in done.err
+    assert "must be a component of mnist_exp or a layer, optimizer or transform of torch's, not evil.run." in done.err
     assert not (place / "mark").exists()
 
 

@@ -4,6 +4,7 @@ import pytest
 from helpers import PACKAGE
 
 from mnist_exp import compose
+from mnist_exp.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -102,3 +103,10 @@ def test_every_constant_of_the_original_is_a_key_with_its_default():
         "LIGHT": (2, 4),
         "NORMALISE": (0.1307, 0.3081),
     }
+
+
+@pytest.mark.parametrize("override", ["sed=1", "seed=1,2", "model=foo", "-h", "a b"])
+def test_a_mistake_in_a_notebook_is_an_error_of_ours(override):
+    with pytest.raises(UserError, match=r"sed|seed|foo|-h|a b") as told:
+        compose(override)
+    assert "Config search path" not in str(told.value)

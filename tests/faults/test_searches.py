@@ -49,7 +49,7 @@ def test_an_epoch_that_the_study_has_not_heard_of_is_told_later(machine, place, 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(2400)
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("kind", ["kill", "full"])
 def test_a_search_completes_from_every_boundary(machine, tmp_path, whole_search, kind):
     result, boundaries = whole_search

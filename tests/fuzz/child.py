@@ -6,7 +6,6 @@ import signal
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,7 +42,6 @@ class Ended(NamedTuple):
 def run(arguments: list[str], place: Path) -> Ended:
     """Run a command line in the folder ``place``, which is all that it may change."""
     streams = [place.parent / f"{place.name}.{name}" for name in ("out", "err", "strayed")]
-    clock = time.monotonic()
     child = os.fork()
     if not child:
         status = _LEFT
@@ -53,7 +51,7 @@ def run(arguments: list[str], place: Path) -> Ended:
             os._exit(status)
     status, usage = _wait(child)
     out, err, strayed = (stream.read_text(errors="replace") if stream.exists() else "" for stream in streams)
-    seconds = time.monotonic() - clock
+    seconds = usage.ru_utime + usage.ru_stime  # of its own, whatever else the machine is at
     return Ended(
         os.waitstatus_to_exitcode(status), out, err, seconds, usage.ru_maxrss / 1024, sorted(set(strayed.splitlines()))
     )
@@ -61,7 +59,7 @@ def run(arguments: list[str], place: Path) -> Ended:
 
 def _wait(child: int) -> tuple[int, Any]:
     """Wait for ``child`` to end; kill it where it takes too long."""
-    killer = threading.Timer(2 * SECONDS, os.kill, (child, signal.SIGKILL))
+    killer = threading.Timer(3 * SECONDS, os.kill, (child, signal.SIGKILL))
     killer.start()
     try:
         _, status, usage = os.wait4(child, 0)

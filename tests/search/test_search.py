@@ -74,7 +74,7 @@ def test_repeating_the_command_does_what_is_left_and_no_point_twice(command, pla
     assert len(set(points)) == 5
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_search_that_is_killed_twice_completes(place, number):
     arguments = [
         *TINY,
@@ -309,6 +309,7 @@ def test_a_trial_cut_off_while_it_was_drawn_is_completed(command, place):
     assert all(t.state.is_finished() for t in study.get_trials())
 
 
+@pytest.mark.slow
 def test_a_trial_that_lost_its_sweeper_often_is_not_blamed_for_it(command, place):
     assert command(*TINY, "hydra.sweeper.n_trials=1").status == 0
     study = optuna.load_study(study_name="quick", storage=f"sqlite:///{place}/outputs/sweeps/quick/study.db")
