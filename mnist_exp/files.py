@@ -158,9 +158,12 @@ def new_folder(path: Path) -> Iterator[Path]:
 def refuse_filled(path: Path) -> None:
     """Raise UserError if ``path`` is there and no empty folder."""
     try:
-        if os.path.lexists(path) and (not path.is_dir() or any(path.iterdir())):
+        path.lstat()
+        if not path.is_dir() or any(path.iterdir()):
             kind = "is a folder that is not empty" if path.is_dir() else "is no folder"
             raise UserError(f"{path} {kind}; it is left as it is. Name a new folder")
+    except FileNotFoundError:
+        return
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
 

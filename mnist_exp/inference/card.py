@@ -137,7 +137,7 @@ def _scores(made: Export) -> str:
     else:
         precision = info.get("precision") or "fp32"
         what = "Rows in bold are of what this file computes" + (
-            f", scored in {precision}." if precision != "fp32" else "."
+            f", scored in {code(precision)}." if precision != "fp32" else "."
         )
     rows = list(_rows(made.member, set(own.values())))
     table = ["| Images | Scored | Accuracy | 95 % interval (Wilson) |", "|---|---|---|---|", *rows]

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor, nn
 
 from mnist_exp.checked import STRICT, Positive
-from mnist_exp.config.build import build
+from mnist_exp.config.build import build, trusting
 from mnist_exp.config.elsewhere import refuse_resolvers
 from mnist_exp.config.recipe import modernised
 from mnist_exp.errors import UserError, require
@@ -50,7 +50,7 @@ class Servable(nn.Module):
         """Return what ``member.probabilities`` computes, on the CPU, with a copy of its network."""
         normalize, network = member.evaluator.normalize, copy.deepcopy(member.network).cpu().float()
         shifts = PLAIN if tta_runs == 1 else member.with_tta(tta_runs).shifts
-        return cls(network, normalize.mean, normalize.std, shifts).eval()
+        return cls(network, normalize.mean, normalize.std, shifts).eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
         scaled = (images.unsqueeze(1).float() / 255 - self.mean) / self.std
@@ -116,14 +116,16 @@ def load_export(folder: str | Path) -> Servable:
     except (SafetensorError, ValueError, KeyError) as error:
         raise refusal(weights, str(error)[:200]) from error
     load_weights(network, found, weights)
-    return Servable(network, config.mean, config.std, [(dy, dx) for dy, dx in config.shifts]).eval()
+    servable = Servable(network, config.mean, config.std, [(dy, dx) for dy, dx in config.shifts])
+    return servable.eval().requires_grad_(False)
 
 
 def _built(config: ExportConfig, file: Path) -> nn.Module:
     """Return the network that ``config``, from ``file``, describes, its weights yet to be loaded."""
     refuse_resolvers(config.model, file)
     try:
-        network = build(OmegaConf.create({"model": modernised(config.model)}), "model")
+        with trusting():
+            network = build(OmegaConf.create({"model": modernised(config.model)}), "model")
     except (UserError, HydraException, OmegaConfBaseException) as error:
         raise UserError(f"{file}: {error}") from error
     require(isinstance(network, nn.Module), "model._target_", type(network).__name__, f"a network, in {file}")
