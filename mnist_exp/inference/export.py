@@ -114,7 +114,9 @@ def _exporting(member: Member, kind: str) -> Iterator[None]:
         while cause.__cause__ is not None:
             cause = cause.__cause__
         reason = next(filter(None, map(str.strip, str(cause).splitlines())), type(cause).__name__)[:300]
-        raise RunFailed(f"{member.run.path} cannot be exported as {kind}: {reason}. Try another --format") from error
+        raise RunFailed(
+            f"{member.run.path} cannot be exported as {kind}: {reason.rstrip('.')}. Try another --format"
+        ) from error
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)

@@ -1,12 +1,13 @@
 """The formats that a network is exported to: how each is written, read back, and used.
 
-torch takes seconds to import, so each function does it itself.
+What the exporters note for debugging is left out: it names the folders of the machine. torch takes seconds to import, so each function does it itself.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import io
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,7 +51,10 @@ def _write_onnx(servable: Servable, example: Tensor) -> bytes:
         dynamic_shapes=({0: torch.export.Dim("batch")},),
     )
     assert program is not None  # as always with dynamo
-    content: bytes = program.model_proto.SerializeToString()
+    model = program.model_proto
+    for part in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
+        part.ClearField("metadata_props")
+    content: bytes = model.SerializeToString()
     return content
 
 
@@ -68,7 +72,12 @@ def _write_torchscript(servable: Servable, example: Tensor) -> bytes:
     content = io.BytesIO()
     # traced, as scripting does not take the networks as they are written; that any batch goes through is checked after
     torch.jit.save(torch.jit.trace(servable, (example,), check_trace=False), content)
-    return content.getvalue()
+    plain = io.BytesIO()
+    with zipfile.ZipFile(content) as archive, zipfile.ZipFile(plain, "w") as kept:
+        for part in archive.infolist():
+            if not part.filename.endswith(".debug_pkl"):
+                kept.writestr(part.filename, archive.read(part))
+    return plain.getvalue()
 
 
 def _read_torchscript(file: Path) -> Predict:
@@ -83,6 +92,8 @@ def _write_pt2(servable: Servable, example: Tensor) -> bytes:
 
     content = io.BytesIO()
     program = torch.export.export(servable, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)
     torch.export.save(program, content)
     return content.getvalue()
 

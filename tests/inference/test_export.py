@@ -8,13 +8,14 @@ import os
 import re
 import shutil
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import SMALL, info, run_command
+from helpers import PACKAGE, SMALL, info, run_command
 
 from mnist_exp import load_export, load_model
 from mnist_exp.data.formats import read_sample
@@ -69,6 +70,17 @@ def reader(kind: str, folder: Path) -> Callable[[torch.Tensor], np.ndarray]:
     return lambda images: model(images).detach().numpy()
 
 
+def names_folders(file: Path) -> bool:
+    """Whether a file, or one packed in it, names folders of this machine."""
+    contents = [file.read_bytes()]
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            contents = [archive.read(part) for part in archive.infolist()]
+    return any(
+        str(folder).encode() in content for content in contents for folder in (PACKAGE, Path(torch.__file__).parent)
+    )
+
+
 def card(folder: Path) -> str:
     return (folder / "README.md").read_text()
 
@@ -93,6 +105,7 @@ def test_a_file_predicts_what_the_run_does(command, trained, place, kind, networ
         assert found.dtype == np.float32
         assert np.allclose(found, expected, atol=1e-4)
     assert len(predict(torch.zeros(0, 28, 28, dtype=torch.uint8))) == 0
+    assert not names_folders(place / "out" / FORMATS[kind].file)
 
 
 @pytest.mark.parametrize("kind", KINDS)
