@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import stat
 import sys
 from collections.abc import Iterator, Mapping
@@ -118,16 +119,70 @@ def _beside(path: Path) -> Iterator[BinaryIO]:
                 raise
 
 
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside ``path``, to be filled; it takes the place of ``path`` when the block ends.
+
+    If the block raises, nothing is left. Missing folders above are made. Raises UserError if ``path`` is there and is no
+    empty folder, or cannot be made.
+    """
+    path, missing = Path(os.path.realpath(path)), []
+    folder = path.parent / f".{os.urandom(8).hex()}{_UNFINISHED}"
+    try:
+        try:
+            refuse_filled(path)
+            missing = [above for above in path.parents if not above.exists()]
+            folder.mkdir(parents=True)
+            descriptor = os.open(folder, os.O_RDONLY)
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}") from error
+        try:
+            _lock(descriptor, wait=True)
+            yield folder
+            sync_folder(folder)
+            refuse_filled(path)
+            with naming(path):
+                folder.rename(path)  # of an empty folder that is there, it takes the place
+                sync_folder(path.parent)
+        finally:
+            os.close(descriptor)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        for empty in missing:
+            with contextlib.suppress(OSError):
+                empty.rmdir()
+        raise
+    sweep(path.parent)
+
+
+def refuse_filled(path: Path) -> None:
+    """Raise UserError if ``path`` is there and no empty folder."""
+    try:
+        path.lstat()
+        if not path.is_dir() or any(path.iterdir()):
+            kind = "is a folder that is not empty" if path.is_dir() else "is no folder"
+            raise UserError(f"{path} {kind}; it is left as it is. Name a new folder")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+
+
 def sweep(folder: Path) -> None:
-    """Delete the files in ``folder`` that killed processes have left unfinished; never one that is being written."""
+    """Delete what killed processes have left unfinished in ``folder``; never what is being written."""
     for left in folder.glob(f".*{_UNFINISHED}"):
-        if left.is_file() and not left.is_symlink():
-            with contextlib.suppress(OSError), left.open("r+b") as file:
-                if _lock(file, wait=False):
-                    left.unlink()
+        if left.is_symlink() or not (left.is_file() or left.is_dir()):
+            continue
+        with contextlib.suppress(OSError):
+            descriptor = os.open(left, os.O_RDONLY if left.is_dir() else os.O_RDWR)
+            try:
+                if _lock(descriptor, wait=False):
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+            finally:
+                os.close(descriptor)
 
 
-def _lock(file: BinaryIO, wait: bool) -> bool:
+def _lock(file: BinaryIO | int, wait: bool) -> bool:
     """Lock ``file`` until it is closed, or its process ends; return whether it is."""
     try:
         import fcntl

@@ -50,9 +50,9 @@ class GhostBatchNorm2d(nn.BatchNorm2d):
         return [(a, b, k) for a, b, k in ((0, cut, larger), (cut, n, ghosts - larger)) if k]
 
     def forward(self, x: Tensor) -> Tensor:
-        n = len(x)
-        if not self.training or n <= self.ghost_batch_size:
+        if not self.training or len(x) <= self.ghost_batch_size:  # in evaluation any size, also where it is exported
             return super().forward(x)
+        n = len(x)
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None

@@ -91,7 +91,7 @@ def begin(job: Job, begun: RunFolder | None, loggers: Sequence[Any], facts: dict
     now = {
         "status": "running",
         **{key: facts[key] for key in ("device", "device_name", "precision")},
-        "versions": {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}},
+        "versions": {"python": platform.python_version(), **{p: installed(p) for p in PACKAGES}},
         "git_sha": _git_sha(),
         "error": None,
         "traceback": None,
@@ -176,7 +176,8 @@ def _identity(job: Job) -> dict[str, Any]:
     }
 
 
-def _version(package: str) -> str | None:
+def installed(package: str) -> str | None:
+    """Return the version of ``package``; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
