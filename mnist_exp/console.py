@@ -113,12 +113,27 @@ def table(rows: pd.DataFrame, columns: Sequence[str], title: str) -> Any:
     return Group(Text(shown(title)), grid)
 
 
+_PERCENT = (
+    "_acc",
+    "_mean",
+    "_best",
+    "_tta",
+    "_swa",
+    "low",
+    "high",
+    "accuracy",
+    "recall",
+    "precision",
+    "calibration_error",
+)
+
+
 def cell(column: str, value: Any) -> str:
     """Return a value as a table shows it, in one line."""
     if value is None or value != value:
         return ""
     if isinstance(value, float):
-        if column.endswith(("_acc", "_mean", "_best", "_tta", "_swa", "_low", "_high")):
+        if column.endswith(_PERCENT):
             return f"{value:.2f}"
         if column == "difference" or column.endswith("_gain"):
             return f"{value:+.2f}"

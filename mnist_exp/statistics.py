@@ -23,6 +23,26 @@ def wilson(correct: Any, total: Any, z: float = 1.959964) -> tuple[Any, Any]:
     return np.maximum(0.0, (centre - half) * scale), np.minimum(100.0, (centre + half) * scale)
 
 
+def calibration(confidence: Any, correct: Any, bins: int = 15) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (images, mean confidence, accuracy), float [bins], of those whose confidence lies in each equal part of 0..1.
+
+    ``confidence``: of the chosen class, [N]; ``correct``: whether it is the right one, [N]. NaN where there is no image.
+    Source: Guo et al., "On Calibration of Modern Neural Networks" (2017), https://arxiv.org/abs/1706.04599.
+    """
+    place = np.minimum((np.asarray(confidence, float) * bins).astype(int), bins - 1)
+    count = np.bincount(place, minlength=bins).astype(float)
+    with np.errstate(invalid="ignore"):
+        sure = np.bincount(place, np.asarray(confidence, float), bins) / count
+        right = np.bincount(place, np.asarray(correct, float), bins) / count
+    return count, sure, right
+
+
+def calibration_error(confidence: Any, correct: Any, bins: int = 15) -> float:
+    """Return the expected calibration error, in percentage points: see ``calibration``."""
+    count, sure, right = calibration(confidence, correct, bins)
+    return 100 * float(np.nansum(count * np.abs(sure - right)) / count.sum())
+
+
 def mcnemar(only_first: int, only_second: int) -> float:
     """Return McNemar's exact p: two models on the same images, of which each alone gets so many right.
 

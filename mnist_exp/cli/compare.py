@@ -188,7 +188,8 @@ def _chosen(options: argparse.Namespace, tell: Tell) -> pd.DataFrame:
 def _columns(runs: pd.DataFrame, options: argparse.Namespace) -> list[str]:
     from mnist_exp.compare.table import differing, need
 
-    shown = options.columns or ["name", *differing(runs), *SHOWN]
+    again = ["test_scored"] if (runs["test_scored"] > 1).any() else []
+    shown = options.columns or ["name", *differing(runs), *SHOWN, *again]
     for column in shown:
         need(runs, column, "--columns")
     return list(shown)

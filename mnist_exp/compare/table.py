@@ -58,6 +58,7 @@ class Row:
     split: str
     data_id: str
     n_test: int
+    test_scored: int
     recipe: str | None
 
 
@@ -81,6 +82,7 @@ def load_runs(
       test_low, test_high: 95 % Wilson interval of test_acc, percent; test_95: the same as text; images_per_s;
     - seed; dataset, md5: name and MD5 of the data, None where it is not known; split: sizes and split seed;
       data_id: equal for runs on the same data and split, which alone are compared; n_test: test images;
+    - test_scored: how often the test set was scored, by the run itself and by ``evaluate``;
     - recipe: a digest of the composed config but for the seed: equal recipes are repetitions;
     - <key>: for every key that was named on some command line, such as ``optimizer.lr``, and for ``keys``, the value
       that was composed, from wherever it came; the choice of a group, such as ``model``, too. "deleted" where the
@@ -201,6 +203,7 @@ def _row(run: RunFolder) -> dict[str, Any]:
         split=split,
         data_id=f"{dataset.get('md5') or run.path} {split}",
         n_test=dataset.get("test", 0),
+        test_scored=run.test_scored,
         recipe=run.recipe,
     )
     begun = {"warm_start": info["warm_start"]} if info.get("warm_start") else {}

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 # the scores of validation data, any of which a search may ask for
 VAL_METRICS = ("val_acc", "val_loss", "val_acc_tta", "val_acc_swa", "val_ensemble_acc")
+# of results, of a run or of an evaluation
+PREDICTIONS, CONFUSION, MISTAKES = "predictions.npz", "confusion.png", "mistakes.png"
+CALIBRATION, EVALUATION = "reliability.png", "evaluation.json"
 HISTORY = ("epoch", "phase", "lr", "train_loss", "train_acc", "val_loss", "val_acc", "seconds", "images_per_s")
 _WRITTEN = (".lock", ".hydra", "checkpoints", "results", "history.csv", "train.log")  # but for what is replaced
 _RANGES = {
@@ -81,6 +84,12 @@ class RunFolder(Composed):
     def finished(self) -> bool:
         """Whether the run has come to its end, as planned."""
         return bool(self.info["status"] == "finished")
+
+    @property
+    def test_scored(self) -> int:
+        """How often the test set has been scored with its weights; an older version did not count."""
+        found: int = self.info.get("test_scored", int(self.info["metrics"].get("test_acc") is not None))
+        return found
 
     def lock(self) -> None:
         """Keep other processes from writing this run until ``unlock`` or the end of this process, however it ends."""
@@ -157,15 +166,15 @@ class RunFolder(Composed):
 
     @property
     def confusion(self) -> Path:
-        return self.results / "confusion.png"
+        return self.results / CONFUSION
 
     @property
     def mistakes(self) -> Path:
-        return self.results / "mistakes.png"
+        return self.results / MISTAKES
 
     @property
     def predictions(self) -> Path:
-        return self.results / "predictions.npz"
+        return self.results / PREDICTIONS
 
     def predicted(self, *names: str) -> list[np.ndarray] | None:
         """Return arrays of predictions.npz (probs, predicted, labels, wrong, images); None if they are not there.

@@ -12,6 +12,7 @@ import numpy as np
 
 from mnist_exp.console import shown
 from mnist_exp.files import atomic_write
+from mnist_exp.statistics import calibration, calibration_error
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -163,6 +164,24 @@ def plot_mistakes(
     axes.imshow(wall, cmap="gray_r", vmin=0, vmax=255)
     axes.set_title(plain(title if len(wrong) else f"{title}: none"))
     axes.axis("off")
+    atomic_write(path, drawn(figure))
+
+
+def plot_reliability(probs: np.ndarray, labels: np.ndarray, path: Path, title: str) -> None:
+    """Draw how often float ``probs`` [N, C] are right where they are how sure, and how many images that are (log scale)."""
+    confidence, right = probs.max(1), probs.argmax(1) == labels
+    count, sure, accuracy = calibration(confidence, right)
+    figure = _figure(5.5, 6)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    edges = np.arange(len(count)) / len(count)
+    upper.bar(edges, 100 * np.nan_to_num(accuracy), 1 / len(count), align="edge", color=_BLUE, edgecolor="white")
+    upper.plot(sure, 100 * accuracy, "o", color=_ORANGE, markersize=4, label="at their mean confidence")
+    upper.plot([0, 1], [0, 100], "--", color=_GREY, label="as sure as right")
+    error = calibration_error(confidence, right)
+    upper.set(ylabel="accuracy (%)", title=f"{plain(title, 50)}\ncalibration error {error:.2f} points", ylim=(0, 103))
+    upper.legend(loc="upper left", frameon=False)
+    lower.bar(edges, count, 1 / len(count), align="edge", color=_GREY, edgecolor="white")
+    lower.set(yscale="symlog", ylabel="images", xlabel="confidence", xlim=(0, 1))
     atomic_write(path, drawn(figure))
 
 

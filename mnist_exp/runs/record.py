@@ -61,6 +61,8 @@ class Record:
     def finish(self, metrics: dict[str, Any]) -> None:
         """Take down the final ``metrics``, to be written with the status."""
         self.results = {"metrics": metrics}
+        if "test_acc" in metrics:
+            self.results["test_scored"] = self.folder.info.get("test_scored", 0) + 1
         for logger in self.loggers:
             logger.log({k: v for k, v in metrics.items() if isinstance(v, float)})
 

@@ -117,6 +117,7 @@ class RunInfo(BaseModel):
     epoch: Epoch = 0  # finished
     epochs: Epoch = 0  # planned
     best_epoch: Epoch | None = None
+    test_scored: Count = 0  # times
     metrics: Annotated[dict[str, Metric | None], AfterValidator(_measured)]
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from mnist_exp.errors import RunFailed, UserError
 from mnist_exp.files import atomic_write
 from mnist_exp.parts.evaluate import PLAIN, accuracy, nll
 from mnist_exp.runs import pictures
-from mnist_exp.runs.folder import RunFolder
+from mnist_exp.runs.folder import CONFUSION, MISTAKES, PREDICTIONS, RunFolder
 from mnist_exp.runs.schema import plain
 from mnist_exp.statistics import wilson
 from mnist_exp.training.checkpoints import Checkpoints, save
@@ -66,8 +67,9 @@ def score(parts: Components, state: State, run: RunFolder, checkpoints: Checkpoi
         parts.evaluator.recompute_bn(average, splits.train, parts.trainer.autocast())
         add("swa", average)
         save(run.swa_checkpoint(last), {"epoch": last, "model": average.state_dict()})
-    if scored["test"]:
-        _write_predictions(parts, run, *scored["test"]["member0"])
+    if test is not None:
+        probs, labels = (found.numpy() for found in scored["test"]["member0"])
+        write_predictions(run.results, pictures_of(test), probs, labels, splits.classes, f"{splits.name} test")
     metrics = dict(run.info["metrics"])
     for split, found in scored.items():
         metrics |= _metrics(split, found, len(checkpoints.best))
@@ -122,26 +124,26 @@ def _metrics(split: str, scored: Scored, members: int) -> dict[str, float]:
     return metrics
 
 
-def _write_predictions(parts: Components, run: RunFolder, probs: Tensor, labels: Tensor) -> None:
-    predicted, truth = probs.argmax(1).numpy(), labels.numpy()
-    images, wrong = _pictures(parts.splits.test), np.flatnonzero(predicted != truth)
+def write_predictions(
+    folder: Path, images: np.ndarray, probs: np.ndarray, labels: np.ndarray, classes: Sequence[str], of: str
+) -> None:
+    """Write what was said ``of`` some images, and pictures of what was wrong, to ``folder``.
+
+    ``images`` uint8 [N, 28, 28], ``probs`` float32 [N, C], ``labels`` int64 [N], the names of the ``classes``.
+    """
+    predicted = probs.argmax(1)
+    wrong = np.flatnonzero(predicted != labels)
     content = io.BytesIO()
     np.savez_compressed(
-        content,
-        probs=probs.half().numpy(),
-        predicted=predicted,
-        labels=truth,
-        wrong=wrong,
-        images=images[wrong],
+        content, probs=probs.astype(np.float16), predicted=predicted, labels=labels, wrong=wrong, images=images[wrong]
     )
-    atomic_write(run.predictions, content.getvalue())
-    title = f"{len(wrong):,} of {len(truth):,} {parts.splits.name} test images wrong"
-    classes = parts.splits.classes
-    pictures.plot_confusion(predicted, truth, classes, run.confusion, title)
-    pictures.plot_mistakes(images, probs.numpy(), truth, classes, run.mistakes, title)
+    atomic_write(folder / PREDICTIONS, content.getvalue())
+    title = f"{len(wrong):,} of {len(labels):,} {of} images wrong"
+    pictures.plot_confusion(predicted, labels, classes, folder / CONFUSION, title)
+    pictures.plot_mistakes(images, probs, labels, classes, folder / MISTAKES, title)
 
 
-def _pictures(split: Split | LoaderSplit) -> np.ndarray:
+def pictures_of(split: Split | LoaderSplit) -> np.ndarray:
     """Return the images as uint8 [N, 28, 28], to be looked at."""
     if isinstance(split, Split):
         return split.images.cpu().numpy()

@@ -1,0 +1,206 @@
+"""Scoring finished runs again: one network, or the ensemble of several. Each scoring of the test set is counted."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from mnist_exp.config.build import build
+from mnist_exp.data.sets import Data
+from mnist_exp.data.splits import LoaderSplit, Split, Splits
+from mnist_exp.errors import UserError
+from mnist_exp.inference.load import Member, Model
+from mnist_exp.parts.evaluate import PLAIN
+from mnist_exp.runs.folder import RunFolder, run_lock
+from mnist_exp.statistics import calibration_error, mcnemar, wilson
+from mnist_exp.training.results import pictures_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What networks said of a split: ``probs`` float32 [members, N, classes], ``labels`` int64 [N].
+
+    ``images``: uint8 [N, 28, 28], to be looked at; ``data``: the name of the data set.
+    """
+
+    members: list[Member]
+    split: str
+    data: str
+    classes: list[str]
+    images: np.ndarray
+    probs: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def together(self) -> np.ndarray:
+        """The mean of the members' probabilities, float32 [N, classes]."""
+        return np.asarray(self.probs.mean(0))
+
+    def scores(self, probs: np.ndarray | None = None) -> dict[str, Any]:
+        """Return how good ``probs`` (None: of all together) are: accuracy with its 95 % interval and calibration, percent."""
+        probs = self.together if probs is None else probs
+        right = probs.argmax(1) == self.labels
+        low, high = wilson(int(right.sum()), len(right))
+        chosen = probs[np.arange(len(right)), self.labels].astype(float)
+        return {
+            "accuracy": 100 * float(right.mean()),
+            "low": float(low),
+            "high": float(high),
+            "loss": float(-np.log(np.maximum(chosen, 1e-12)).mean()),
+            "calibration_error": calibration_error(probs.max(1), right),
+            "wrong": int((~right).sum()),
+            "images": len(right),
+        }
+
+    def of_classes(self) -> list[dict[str, Any]]:
+        """Return a row a class that is there: its images, recall and precision in percent, what it is most taken for."""
+        predicted, rows = self.together.argmax(1), []
+        for label in np.unique(self.labels).tolist():
+            said = predicted[self.labels == label]
+            others = said[said != label]
+            most = int(np.bincount(others).argmax()) if len(others) else None
+            named = "" if most is None else f"{self.classes[most]} ({int((others == most).sum())})"
+            taken = predicted == label
+            rows.append(
+                {
+                    "name": self.classes[label],
+                    "images": len(said),
+                    "wrong": len(others),
+                    "recall": 100 * float((said == label).mean()),
+                    "precision": 100 * float((self.labels[taken] == label).mean()) if taken.any() else None,
+                    "taken for": named,
+                }
+            )
+        return rows
+
+    def of_members(self) -> list[dict[str, Any]]:
+        """Return a row a member: its scores, and the validation accuracy of its run, percent."""
+        names = [member.name for member in self.members]
+        paths = [str(member.run.path) for member in self.members]
+        return [
+            {"name": name if names.count(name) == 1 else path, "val_acc": _val_acc(member), **self.scores(probs)}
+            for member, name, path, probs in zip(self.members, names, paths, self.probs, strict=True)
+        ]
+
+    def agreement(self) -> float:
+        """Return the share of images, in percent, of which all members say the same."""
+        said = self.probs.argmax(2)
+        return 100 * float((said == said[0]).all(0).mean())
+
+    def gain(self) -> dict[str, Any]:
+        """Return what the ensemble gains over its best member by validation (the first where none has any), in points.
+
+        ``p``: of McNemar's exact test, image by image.
+        """
+        best = max(range(len(self.members)), key=lambda place: (_val_acc(self.members[place]) or -1.0, -place))
+        ours, theirs = (probs.argmax(1) == self.labels for probs in (self.together, self.probs[best]))
+        more, less = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
+        member = self.of_members()[best]["name"]
+        points = 100 * (more - less) / len(ours)
+        return {
+            "over": member,
+            "difference": points,
+            "only_ensemble": more,
+            "only_member": less,
+            "p": mcnemar(more, less),
+        }
+
+
+def evaluate(model: Model, split: str, tta_runs: int = 1, root: str | None = None) -> Evaluation:
+    """Score the members of ``model`` on "val", what was held out of their training, or on "test", which is counted.
+
+    ``tta_runs``: see ``Model.probabilities``. ``root``: the folder of the data set (None: as the run has it). Raises
+    UserError if the data are not there or not the run's, or if members were not trained on the same ones.
+    """
+    first, *others = model.members
+    for other in others:
+        _refuse_others(first, other, split)
+    splits = {id(first): _splits(first, root)}
+    part = _part(first, splits[id(first)], split)
+    if split == "test":
+        for member in model.members:
+            _count(member.run)
+    found, labels = [], None
+    for member in model.members:
+        own = part
+        if part.own_transforms and member is not first:  # of the member's config
+            own = _part(member, _splits(member, root), split)
+        shifts = PLAIN if tta_runs == 1 else member.with_tta(tta_runs).shifts
+        probs, labels = member.evaluator.probabilities(
+            member.network, own.to(member.trainer.device), member.trainer.autocast(), shifts
+        )
+        found.append(probs.numpy())
+    assert labels is not None
+    name = splits[id(first)].name
+    return Evaluation(model.members, split, name, model.classes, pictures_of(part), np.stack(found), labels.numpy())
+
+
+def _splits(member: Member, root: str | None) -> Splits:
+    """Return the data of the member's run, only read. Raises UserError if they are others."""
+    saved, config = member.run.dataset, member.config
+    if not saved:
+        raise UserError(f"{member.run.path} never began to train: it says nothing of its data")
+    changes: dict[str, Any] = {} if root is None else {"root": root}
+    if (
+        saved["name"] == "sample" and OmegaConf.select(config, "data.name") != "sample"
+    ):  # in place of what was not there
+        changes |= {"name": "sample", "val_size": saved["val"]}
+    changed: DictConfig = OmegaConf.merge(config, {"data": changes})  # type: ignore[assignment]
+    try:
+        dataset = build(changed, "data")
+        if isinstance(dataset, Data):
+            dataset.reads_only, dataset.fallback = True, None
+        splits: Splits = dataset.load()
+    except UserError as error:
+        raise UserError(f"the data of {member.run.path}: {error}. Name their folder: --data FOLDER") from error
+    if saved["md5"] is not None and splits.md5 != saved["md5"]:
+        raise UserError(
+            f"the {splits.name} that is found (MD5 {splits.md5}) is not what {member.run.path} was trained on (MD5 "
+            f"{saved['md5']}), so what was held out is not known. Name the folder of its data: --data FOLDER"
+        )
+    return splits
+
+
+def _part(member: Member, splits: Splits, split: str) -> Split | LoaderSplit:
+    part: Split | LoaderSplit | None = getattr(splits, split)
+    if part is None:
+        other = "test" if split == "val" else "val"
+        hint = f"; type --split {other}" if getattr(splits, other) is not None else ""
+        raise UserError(f"{member.run.path} has no {split} split: all images were trained on{hint}")
+    return part
+
+
+def _refuse_others(first: Member, other: Member, split: str) -> None:
+    """Raise UserError if ``other`` was not trained on the data of ``first``, or has seen what those are scored on."""
+    keys = ("md5", split, *(("split_seed",) if split == "val" else ()))
+    ours, theirs = ({key: member.run.dataset.get(key) for key in keys} for member in (first, other))
+    if ours == theirs and ours["md5"] is not None:
+        return
+    differ = ", ".join(f"{key} {ours[key]} and {theirs[key]}" for key in keys if ours[key] != theirs[key])
+    reason = f"have other data ({differ})" if differ else "say nothing that tells their data apart"
+    raise UserError(
+        f"{first.run.path} and {other.run.path} {reason}: one may have been trained on what the other is scored on, "
+        "so their ensemble cannot be scored"
+    )
+
+
+def _count(run: RunFolder) -> None:
+    """Count one more scoring of the test set, before it is done. Raises UserError if that cannot be written down."""
+    try:
+        with run_lock(run.path):
+            now = RunFolder.open(run.path)
+            now.update(test_scored=now.test_scored + 1)
+    except OSError as error:
+        raise UserError(
+            f"{run.path} cannot be written ({error.strerror}), and each scoring of the test set is counted in its run; "
+            "copy the run to where you may write, or type --split val"
+        ) from error
+    run.info = now.info
+
+
+def _val_acc(member: Member) -> float | None:
+    found: float | None = member.run.info["metrics"].get("val_acc")
+    return found
