@@ -105,7 +105,7 @@ class _Seeded(torch.utils.data.Dataset[Any]):
 
 @dataclass
 class Splits:
-    """Train, validation (None: everything is trained on) and test, with the real name and MD5 of what was read.
+    """Train, validation and test (None: all of it is trained on), with the real name and MD5 of what was read.
 
     ``md5`` None: it cannot be known whether another run had the same data. ``classes``: their names, label 0 first.
     """
@@ -115,16 +115,19 @@ class Splits:
     classes: list[str]
     train: Split | LoaderSplit
     val: Split | LoaderSplit | None
-    test: Split | LoaderSplit
+    test: Split | LoaderSplit | None
 
     def to(self, device: torch.device) -> Splits:
-        val = None if self.val is None else self.val.to(device)
-        return dataclasses.replace(self, train=self.train.to(device), val=val, test=self.test.to(device))
+        held = {part: split if split is None else split.to(device) for part, split in self._held().items()}
+        return dataclasses.replace(self, train=self.train.to(device), **held)
 
     def describe(self) -> dict[str, Any]:
         """Return what run.json says of the data: name, sizes of the splits, MD5, names of the classes."""
-        sizes = {"train": len(self.train), "val": 0 if self.val is None else len(self.val), "test": len(self.test)}
-        return {"name": self.name, **sizes, "md5": self.md5, "classes": self.classes}
+        sizes = {part: 0 if split is None else len(split) for part, split in self._held().items()}
+        return {"name": self.name, "train": len(self.train), **sizes, "md5": self.md5, "classes": self.classes}
+
+    def _held(self) -> dict[str, Split | LoaderSplit | None]:
+        return {"val": self.val, "test": self.test}
 
 
 def stratified(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -44,8 +44,8 @@ def score(parts: Components, state: State, run: RunFolder, checkpoints: Checkpoi
 
     The weights of ``parts.model`` are the best ones, or the last ones, afterwards.
     """
-    log.info("Evaluating%s ...", ": test is scored once, now" if parts.evaluator.test else "")
     splits, test = parts.splits, parts.splits.test if parts.evaluator.test else None
+    log.info("Evaluating%s ...", "" if test is None else ": test is scored once, now")
     scored: dict[str, Scored] = {"val": {}, "test": {}}
 
     def add(name: str, module: nn.Module, shifts: Sequence[tuple[int, int]] = PLAIN) -> None:
@@ -66,8 +66,8 @@ def score(parts: Components, state: State, run: RunFolder, checkpoints: Checkpoi
         parts.evaluator.recompute_bn(average, splits.train, parts.trainer.autocast())
         add("swa", average)
         save(run.swa_checkpoint(last), {"epoch": last, "model": average.state_dict()})
-    if scored["test"]:
-        _write_predictions(parts, run, *scored["test"]["member0"])
+    if test is not None:
+        _write_predictions(parts, run, _pictures(test), *scored["test"]["member0"])
     metrics = dict(run.info["metrics"])
     for split, found in scored.items():
         metrics |= _metrics(split, found, len(checkpoints.best))
@@ -96,7 +96,7 @@ def summarise(parts: Components, checkpoints: Checkpoints, metrics: dict[str, An
     which = "last epoch; nothing was selected" if first is None else f"best epoch {first['epoch']}"
     if splits.val is not None:
         log.info("val      %s  (%s, chosen on this)", line("val", "val_ensemble_acc"), which)
-    if parts.evaluator.test:
+    if parts.evaluator.test and splits.test is not None:
         total = len(splits.test)
         low, high = wilson(round(metrics["test_acc"] * total / 100), total)
         log.info("test     %s  (plain, 95 %% interval: %.2f to %.2f %%)", line("test", "ensemble_acc"), low, high)
@@ -122,9 +122,9 @@ def _metrics(split: str, scored: Scored, members: int) -> dict[str, float]:
     return metrics
 
 
-def _write_predictions(parts: Components, run: RunFolder, probs: Tensor, labels: Tensor) -> None:
+def _write_predictions(parts: Components, run: RunFolder, images: np.ndarray, probs: Tensor, labels: Tensor) -> None:
     predicted, truth = probs.argmax(1).numpy(), labels.numpy()
-    images, wrong = _pictures(parts.splits.test), np.flatnonzero(predicted != truth)
+    wrong = np.flatnonzero(predicted != truth)
     content = io.BytesIO()
     np.savez_compressed(
         content,
