@@ -24,6 +24,7 @@ mnist_exp: compose a training run from small named parts, train it, and believe 
   python -m mnist_exp --multirun hparams_search=optuna   search; again: finish what is left
   python -m mnist_exp compare [FOLDER ...]              runs side by side (--help: groups, significance, HTML)
   python -m mnist_exp compare outputs/sweeps/STUDY      table, plots and best parameters of a search
+  python -m mnist_exp predict RUN --input PATH --output FILE   what a run says of pictures, idx, npz, Kaggle's test.csv
   python -m mnist_exp data status                       which data sets are there
   python -m mnist_exp data import PATH [--name NAME]    verify and install a data set from files
   python -m mnist_exp train --help                      config groups and the whole default config
@@ -32,9 +33,10 @@ mnist_exp: compose a training run from small named parts, train it, and believe 
 Examples:
   python -m mnist_exp train experiment=fast
   python -m mnist_exp train model.ghost_batch_size=64 augment.mix.prob=0 seed=1
+  python -m mnist_exp predict outputs/runs/NAME --input scans --output answers.csv --show answers.png
 """
 # the function that carries out a command, in the module of its name
-COMMANDS = {"train": "train_command", "compare": "compare", "data": "data"}
+COMMANDS = {"train": "train_command", "compare": "compare", "predict": "predict", "data": "data"}
 
 
 def main() -> None:

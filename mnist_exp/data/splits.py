@@ -118,16 +118,14 @@ class Splits:
     test: Split | LoaderSplit | None
 
     def to(self, device: torch.device) -> Splits:
-        held = {part: split if split is None else split.to(device) for part, split in self._held().items()}
-        return dataclasses.replace(self, train=self.train.to(device), **held)
+        val, test = (None if split is None else split.to(device) for split in (self.val, self.test))
+        return dataclasses.replace(self, train=self.train.to(device), val=val, test=test)
 
     def describe(self) -> dict[str, Any]:
         """Return what run.json says of the data: name, sizes of the splits, MD5, names of the classes."""
-        sizes = {part: 0 if split is None else len(split) for part, split in self._held().items()}
-        return {"name": self.name, "train": len(self.train), **sizes, "md5": self.md5, "classes": self.classes}
-
-    def _held(self) -> dict[str, Split | LoaderSplit | None]:
-        return {"val": self.val, "test": self.test}
+        splits = {"train": self.train, "val": self.val, "test": self.test}
+        sizes = {part: 0 if split is None else len(split) for part, split in splits.items()}
+        return {"name": self.name, **sizes, "md5": self.md5, "classes": self.classes}
 
 
 def stratified(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:
