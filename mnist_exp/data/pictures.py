@@ -88,7 +88,7 @@ def padded(grey: Image) -> np.ndarray:
 def read_grey(file: BinaryIO, name: object, least: int) -> Image:
     """Return the picture in ``file`` in grey (mode L), in its own size.
 
-    It is turned as its EXIF says; what is transparent becomes white, colours become grey (ITU-R 601-2 luma), 16 bits
+    It is turned as its EXIF says; what is transparent becomes white (black under strokes that are white), colours become grey (ITU-R 601-2 luma), 16 bits
     their upper 8. Of a large JPEG only as much is decoded as leaves at least ``least`` pixels a side. Raises UserError
     with the ``name`` of a file that cannot be read.
     """
@@ -120,6 +120,8 @@ def _on_white(picture: Image) -> Image:
     for top in range(0, picture.height, _STRIP):
         strip = picture.crop((0, top, picture.width, min(top + _STRIP, picture.height))).convert("RGBA")
         grey.paste(Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert("L"), (0, top))
+    if grey.getextrema()[0] == 255:  # white strokes on nothing: these are what is opaque
+        return picture.convert("RGBA").getchannel("A")
     return grey
 
 

@@ -13,7 +13,9 @@ Invert = Literal["yes", "no", "auto"]
 SIDE, BOX = 28, 20  # pixels of the frame, and of the box in it that the ink is scaled to
 LOOKED_AT = 512  # pixels of the longer side in which the ink is looked for
 _FAINTEST = 24  # grey values between paper and ink; what differs by less is no ink
-_EDGE = 0.3  # of the contrast; what is fainter is paper
+_EDGE = (
+    0.3  # of the contrast; what is fainter is paper, or the soft edge of a stroke (in small pictures: a third of it)
+)
 _SMALL = 48  # pixels of the shorter side, below which a picture is edges mostly, and nothing tells its noise
 _SPECK = 0.03  # of the largest stroke's area; what is smaller is dirt
 
@@ -75,6 +77,8 @@ def _ink(pixels: np.ndarray, invert: Invert) -> np.ndarray | None:
     """Return how much ink there is on each pixel, 0..1, cropped to the strokes; None if there is none."""
     from scipy import ndimage
 
+    if np.ptp(pixels) < _FAINTEST:
+        return None
     ink, noise = _above_paper(pixels, invert), _noise(pixels)
     if noise > 1:  # averaged over about a tenth of a stroke's width
         ink = ndimage.gaussian_filter(ink, 0.01 * max(ink.shape))
@@ -83,7 +87,7 @@ def _ink(pixels: np.ndarray, invert: Invert) -> np.ndarray | None:
     contrast = float(np.percentile(ink[strong], 75)) if strong.any() else 0.0
     if contrast < max(_FAINTEST, 6 * noise):
         return None
-    floor = max(_EDGE * contrast, 4 * noise)
+    floor = max((_EDGE if _tells_noise(pixels) else _EDGE / 3) * contrast, 4 * noise)
     strokes, _ = ndimage.label(ink > floor, np.ones((3, 3)))
     areas = np.bincount(strokes[ink > contrast / 2], minlength=strokes.max() + 1)
     areas[0] = 0
@@ -114,9 +118,13 @@ def _above_paper(pixels: np.ndarray, invert: Invert) -> np.ndarray:
 
 def _noise(pixels: np.ndarray) -> float:
     """Return the noise's standard deviation, from differences between neighbours, which few strokes and no slope have."""
-    if min(pixels.shape) < _SMALL:
+    if not _tells_noise(pixels):
         return 0.0
     return _spread(np.diff(np.diff(pixels, axis=0), axis=1)) / 2
+
+
+def _tells_noise(pixels: np.ndarray) -> bool:
+    return min(pixels.shape) >= _SMALL
 
 
 def _spread(values: np.ndarray) -> float:
@@ -133,7 +141,7 @@ def _middle(values: np.ndarray) -> float:
     sums = (counts * centres).cumsum()
     with np.errstate(invalid="ignore", divide="ignore"):
         apart = below * above * (sums[:-1] / below - (sums[-1] - sums[:-1]) / above) ** 2
-    return float(edges[1 + np.nanargmax(apart)])
+    return float(edges[1 + np.nan_to_num(apart).argmax()])
 
 
 def _fitted(ink: np.ndarray) -> np.ndarray:

@@ -94,7 +94,7 @@ def _standard_input() -> BinaryIO:
 def _begun(file: Any) -> tuple[bytes, BinaryIO]:
     """Return the first bytes of ``file``, and a stream of all of it, those included."""
     first = file.read(1024)
-    return first, io.BufferedReader(_Again(first, file))  # type: ignore[return-value]
+    return first, io.BufferedReader(_Again(first, file))
 
 
 class _Again(io.RawIOBase):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from mnist_exp.console import shown
 from mnist_exp.data.pictures import padded
 from mnist_exp.errors import RunFailed, UserError
 from mnist_exp.inference.frame import Invert, frame
@@ -161,7 +162,10 @@ class Seen:
         for some in found:
             for place in np.argsort(some.confidence, kind="stable")[:SHOWN].tolist():
                 sure = float(some.confidence[place])
-                text = f"{some.batch.names[place]}: {self.classes[some.label[place]]} ({100 * sure:.0f}\u00a0%)"
+                text = (
+                    shown(f"{some.batch.names[place]}: {self.classes[some.label[place]]}")
+                    + f" ({100 * sure:.0f}\u00a0%)"
+                )
                 note = f" {some.notes[place]}" if some.notes[place] else ""
                 self.kept.append((sure, self.count + place, some.batch.images[place], text + note))
             self.kept = sorted(self.kept, key=lambda one: one[:2])[:SHOWN]

@@ -153,9 +153,7 @@ def plot_mistakes(
 
 def plot_answers(images: np.ndarray, answers: Sequence[str], title: str, kind: str) -> bytes:
     """Return a picture (``kind`` png, pdf or svg) of uint8 ``images`` [N, 28, 28], as a network saw them, and its answers."""
-    return drawn(
-        _wall(images, [_short(shown(answer), 60) for answer in answers], title, columns=min(10, len(images))), kind
-    )
+    return drawn(_wall(images, [_short(answer, 60) for answer in answers], title, columns=min(10, len(images))), kind)
 
 
 def _wall(images: np.ndarray, texts: Sequence[str], title: str, columns: int) -> Figure:
