@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_exp.cli.named import check_files, is_folder, picture_kind
 from mnist_exp.errors import UserError, require
+from mnist_exp.named import check_files, is_folder, picture_kind
 
 if TYPE_CHECKING:
     import pandas as pd

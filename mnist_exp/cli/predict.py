@@ -7,8 +7,8 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from mnist_exp.cli.named import check_files, check_writable, picture_kind
 from mnist_exp.errors import UserError, WrongValue, require
+from mnist_exp.named import check_files, check_writable, picture_kind
 
 if TYPE_CHECKING:
     from mnist_exp.inference.load import Model
