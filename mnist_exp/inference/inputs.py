@@ -146,7 +146,7 @@ def _seekable(here: BinaryIO | None, file: BinaryIO, name: str) -> BinaryIO:
         content = file.read(_PIPED + 1)
     if len(content) > _PIPED:
         raise UserError(f"{name} is larger than {_PIPED // MIB} MiB; only idx and CSV may be, or save it in a file")
-    return io.BufferedReader(io.BytesIO(content))  # type: ignore[arg-type]
+    return io.BufferedReader(io.BytesIO(content))
 
 
 @contextlib.contextmanager
