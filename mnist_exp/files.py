@@ -8,7 +8,8 @@ import os
 import shutil
 import stat
 import sys
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,17 +18,18 @@ from mnist_exp.errors import RunFailed, UserError
 _UNFINISHED = ".mnist_exp-unfinished"
 
 
-def write_output(name: str, content: bytes) -> None:
-    """Write ``content`` to the file that a user has named; "-" is standard output.
+def write_output(name: str, content: bytes | Iterable[bytes]) -> None:
+    """Write ``content``, whole or as it is made, to the file that a user has named; "-" is standard output.
 
     Links are followed. A regular file is the old one or the new one, whatever happens, with the mode and the owner it
-    had; missing folders are made. A pipe or device is written to. Raises RunFailed if that cannot be.
+    had; missing folders are made. A pipe or device is written to, once all is made. Raises RunFailed if that cannot be.
     """
+    parts = [content] if isinstance(content, bytes) else content
     try:
         if name == "-":
             if sys.stdout is None:
                 raise OSError(None, "standard output is closed")
-            sys.stdout.buffer.write(content)
+            sys.stdout.buffer.writelines(_made(parts))
             sys.stdout.buffer.flush()
             return
         try:
@@ -35,17 +37,26 @@ def write_output(name: str, content: bytes) -> None:
         except FileNotFoundError:
             found = None
         if found is not None and not stat.S_ISREG(found.st_mode):
-            Path(name).write_bytes(content)
+            with Path(name).open("wb") as file:
+                file.writelines(_made(parts))
             return
         path = Path(os.path.realpath(name))
         path.parent.mkdir(parents=True, exist_ok=True)
         if found is not None and not os.access(path, os.W_OK):
             raise PermissionError(None, "it may not be changed")
-        atomic_write(path, content, found)
+        atomic_write(path, parts, found)
     except BrokenPipeError:
         raise  # nobody reads on: no mistake
     except OSError as error:
         raise RunFailed(f"{name} cannot be written: {error.strerror}") from error
+
+
+def _made(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Return ``parts`` once they are all made, without filling the memory."""
+    with tempfile.SpooledTemporaryFile(64 << 20) as whole:
+        whole.writelines(parts)
+        whole.seek(0)
+        yield from iter(lambda: whole.read(1 << 20), b"")
 
 
 def expanded(path: object) -> Path:
@@ -55,7 +66,7 @@ def expanded(path: object) -> Path:
     return Path(os.path.expanduser(str(path)))  # noqa: PTH111  # of pathlib raises for ~nobody
 
 
-def atomic_write(path: Path, content: bytes, like: os.stat_result | None = None) -> None:
+def atomic_write(path: Path, content: bytes | Iterable[bytes], like: os.stat_result | None = None) -> None:
     """Write beside ``path``, flush to disk, and put it in place; on an error, which names ``path``, it is as it was.
 
     ``like``: what mode and owner it gets. What a killed process has left unfinished in the folder is swept up.
@@ -63,7 +74,7 @@ def atomic_write(path: Path, content: bytes, like: os.stat_result | None = None)
     write_together({path: content}, like)
 
 
-def write_together(contents: Mapping[Path, bytes], like: os.stat_result | None = None) -> None:
+def write_together(contents: Mapping[Path, bytes | Iterable[bytes]], like: os.stat_result | None = None) -> None:
     """Write files that belong together, each atomically; cut off in between, some are missing, but none is of before.
 
     ``like``: what mode and owner they get.
@@ -77,7 +88,7 @@ def write_together(contents: Mapping[Path, bytes], like: os.stat_result | None =
                     with contextlib.suppress(OSError):  # only root may give files away
                         os.fchown(file.fileno(), like.st_uid, like.st_gid)
                     os.fchmod(file.fileno(), stat.S_IMODE(like.st_mode))
-                file.write(content)
+                file.writelines([content] if isinstance(content, bytes) else content)
                 file.flush()
                 os.fsync(file.fileno())
                 ready[path] = Path(file.name)

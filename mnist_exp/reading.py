@@ -14,7 +14,7 @@ import stat
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 import yaml
 
@@ -224,14 +224,26 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
         raise ValueError(f"{member.filename} is compressed in another way than NumPy does")
     with archive.open(member) as opened:
         content = opened.read(member.file_size)  # at once would be as much as it unpacks to, whatever its size says
-    start = 10 + int.from_bytes(content[8:10], "little")
-    header = _HEADER.fullmatch(content[10:start]) if content[:8] == b"\x93NUMPY\1\0" else None
-    if header is None:
-        raise ValueError(f"{member.filename} is no array of numbers as NumPy writes it")
-    kind, shape = np.dtype(header[1].decode()), [int(size) for size in re.findall(rb"\d+", header[3])]
-    if math.prod(shape) * kind.itemsize != len(content) - start:
+    rest = io.BytesIO(content)
+    kind, shape, by_columns = array_header(rest, member.filename)
+    if math.prod(shape) * kind.itemsize != len(content) - rest.tell():
         raise ValueError(f"{member.filename} does not hold the {kind} {shape} that it says")
-    return np.frombuffer(content, kind, offset=start).reshape(shape, order="F" if header[2] == b"True" else "C")
+    return np.frombuffer(content, kind, offset=rest.tell()).reshape(shape, order="F" if by_columns else "C")
+
+
+def array_header(file: IO[bytes], name: str) -> tuple[np.dtype[Any], list[int], bool]:
+    """Read what an .npy file says of the numbers behind: their type, the shape, and whether they lie column by column.
+
+    Raises ValueError with its ``name`` if it is none as NumPy writes it.
+    """
+    import numpy as np
+
+    start = file.read(10)
+    header = file.read(int.from_bytes(start[8:10], "little")) if start[:8] == b"\x93NUMPY\1\0" else b""
+    found = _HEADER.fullmatch(header)
+    if found is None:
+        raise ValueError(f"{name} is no array of numbers as NumPy writes it")
+    return np.dtype(found[1].decode()), [int(size) for size in re.findall(rb"\d+", found[3])], found[2] == b"True"
 
 
 # ------------------------------------------------------------------------------------------------------------ archives

@@ -54,7 +54,9 @@ def composed(line: str) -> list[str] | None:
     if words[:1] == ["train"]:
         words = words[1:]
     elsewhere = ("FOLDER", "my_package", "--config-dir")
-    if words[:1] in (["compare"], ["data"], ["export"]) or any(name in word for name in elsewhere for word in words):
+    if words[:1] in (["compare"], ["data"], ["export"], ["predict"]) or any(
+        name in word for name in elsewhere for word in words
+    ):
         return None
     # which run to resume and which launcher of another package to use is not the composition's business
     overrides = [w for w in words if ("=" in w or w.startswith("~")) and not w.startswith(("resume=", "hydra"))]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_exp.errors import UserError, require
+from mnist_exp.named import check_files, is_folder, picture_kind
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +30,6 @@ SHOWN = (
     "seed",
 )
 _KINDS = ("csv", "json", "html", "plot")  # of files, each an option
-_PICTURES = ("png", "pdf", "svg")
 _DAY = 86_400  # seconds
 Tell = Callable[[str], None]
 
@@ -104,44 +104,24 @@ def _files(options: argparse.Namespace) -> dict[str, str]:
     return {kind: name for kind in _KINDS if (name := getattr(options, kind)) is not None}
 
 
-def _picture(name: str) -> str:
-    """Return the kind of picture that ``name`` asks for; "" for one that is not known."""
-    ending = Path(name).suffix.lower()[1:]
-    return "png" if name == "-" else ending if ending in _PICTURES else ""
-
-
-def _is_folder(name: str) -> bool:
-    try:
-        return bool(name) and Path(name).is_dir()
-    except OSError:  # what is wrong with it will be seen where it is used
-        return False
-
-
 def _check(options: argparse.Namespace) -> None:
     """Refuse what cannot be, before anything is read."""
     require(options.last is None or options.last >= 1, "--last", options.last, "at least 1")
     seconds = options.watch
     require(seconds is None or 0 < seconds <= _DAY, "--watch", seconds, f"a number of seconds above 0, at most {_DAY}")
     for folder in options.folders:
-        if not _is_folder(folder):
+        if not is_folder(folder):
             kind = "is no folder" if os.path.lexists(folder) else "does not exist"
             raise UserError(f"{folder or repr(folder)} {kind}; name a folder of runs, such as outputs/runs")
-    _check_files(_files(options))
+    files = _files(options)
+    check_files(files)
+    if "plot" in files:
+        picture_kind("plot", files["plot"])
     asked = _asked(options)
     if options.watch is not None and asked & {*_KINDS, "baseline", "group_by"}:
         raise UserError("--watch shows a table of runs until Ctrl-C; it writes no file and answers no question")
     if options.storage is not None and (len(options.folders) != 1 or asked != {"storage"}):
         raise UserError("--storage is for the report of one search: compare outputs/sweeps/STUDY --storage URL")
-
-
-def _check_files(files: dict[str, str]) -> None:
-    for kind, name in files.items():
-        fine = name and not name.endswith("/") and not _is_folder(name)
-        require(bool(fine), f"--{kind}", name or repr(name), "a file, or - to print it")
-    if len({os.path.realpath(name) for name in files.values()}) < len(files):
-        raise UserError(f"two of {', '.join(f'--{kind} {name}' for kind, name in files.items())} are one file")
-    plot, allowed = files.get("plot", "-"), f"the name of a picture, ending in {', '.join(_PICTURES)}"
-    require(bool(_picture(plot)), "--plot", plot, allowed)
 
 
 def _asked(options: argparse.Namespace) -> set[str]:
@@ -256,7 +236,7 @@ def _contents(
 
         rows = histories(runs, tell)
         named = {run["name"]: rows[run["path"]] for _, run in runs.iterrows()}
-        contents["plot"] = plot_runs(named, _picture(options.plot))
+        contents["plot"] = plot_runs(named, picture_kind("plot", options.plot))
     return contents
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import itertools
 import math
 import shlex
 import struct
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from filelock import FileLock
@@ -30,7 +31,8 @@ _QMNIST = (
     "qmnist-test-labels-idx2-int",
 )
 _IDX_TYPES = {8: ">u1", 12: ">i4"}
-_CSV = ["label", *(f"pixel{number}" for number in range(784))]
+PIXELS = [f"pixel{number}" for number in range(784)]
+COLUMNS = ["label", *PIXELS]  # of Kaggle's train.csv; its test.csv has the pixels alone
 SAMPLE_MD5 = "b8ff62e444fa8656fdaf5b38040275c7"
 
 
@@ -189,31 +191,64 @@ def npy_as_idx(content: bytes, name: str) -> bytes:
 
 def parse_csv(content: bytes, name: str) -> np.ndarray:
     """Parse Kaggle's train.csv (label, pixel0 .. pixel783): uint8 [N, 785]."""
-    lines, longest = io.BytesIO(content), 1 << 14
-    columns = lines.readline(longest).decode("utf-8-sig", "replace").strip().split(",")
-    if columns != _CSV:
-        found = ", ".join(column[:40] for column in columns[:3])
-        raise UserError(f"{name} has the columns {found}, ... ; Kaggle's train.csv has label, pixel0, ..., pixel783")
+    (table,) = parse_rows(io.BytesIO(content), name, COLUMNS)
+    if table[:, 0].max() > 9:
+        raise UserError(f"{name} has labels outside 0..9")
+    return table
+
+
+def parse_rows(lines: BinaryIO, name: str, columns: Sequence[str], at_once: int | None = None) -> Iterator[np.ndarray]:
+    """Yield the rows of one of Kaggle's two files, which has ``columns``: uint8 [N, columns], ``at_once`` (None: all).
+
+    Raises UserError with the ``name`` of a file that is another one or torn.
+    """
+    longest = 1 << 14
+    found = lines.readline(longest).decode("utf-8-sig", "replace").strip().split(",")
+    if found != columns:
+        raise UserError(_other_columns(found, name, len(columns)))
 
     def rows() -> Iterator[bytes]:
         for number, line in enumerate(iter(lambda: lines.readline(longest), b""), 2):
-            if line.count(b",") != 784:
+            if line.count(b",") != len(columns) - 1:
                 raise UserError(
-                    f"{name} is torn: line {number:,} holds {line.count(b',') + 1:,} values or more, not 785"
+                    f"{name} is torn: line {number:,} holds {line.count(b',') + 1:,} values or more, not {len(columns)}"
                 )
             yield line
 
+    left = rows()
+    for number in itertools.count():
+        some = list(itertools.islice(left, at_once))
+        if number and not some:
+            return
+        yield _numbers(some, name)
+
+
+def _numbers(lines: Sequence[bytes], name: str) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "error"
             )  # numpy only warns of 1.5 where whole numbers are wanted, and of no line at all
-            table = np.loadtxt(rows(), np.uint8, delimiter=",", comments=None, ndmin=2)
+            return np.loadtxt(lines, np.uint8, delimiter=",", comments=None, ndmin=2)
     except (ValueError, Warning) as error:
         raise UserError(f"{name} holds something else than whole numbers from 0 to 255: {str(error)[-200:]}") from error
-    if table[:, 0].max() > 9:
-        raise UserError(f"{name} has labels outside 0..9")
-    return table
+
+
+def _other_columns(found: Sequence[str], name: str, wanted: int) -> str:
+    """Return what is wrong with a file that has the columns ``found``, not the ``wanted`` 785 or 784 ones."""
+    if wanted == len(COLUMNS) and found == PIXELS:
+        return (
+            f"{name} is Kaggle's test.csv: digits without labels, which are for a finished run to read: "
+            f"python -m mnist_exp predict RUN --input {shlex.quote(name)} --output submission.csv"
+        )
+    if wanted == len(PIXELS) and found == COLUMNS:
+        return (
+            f"{name} is Kaggle's train.csv: digits with labels, which are for training: "
+            f"python -m mnist_exp data import {shlex.quote(name)}"
+        )
+    file, first = ("train.csv", "label, pixel0") if wanted == len(COLUMNS) else ("test.csv", "pixel0")
+    told = ", ".join(column[:40] for column in found[:3])
+    return f"{name} has the columns {told}, ... ; Kaggle's {file} has {first}, ..., pixel783"
 
 
 def split_columns(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

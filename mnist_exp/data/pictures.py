@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -15,12 +16,16 @@ from mnist_exp.data.formats import Contents, md5
 from mnist_exp.errors import UserError
 from mnist_exp.reading import open_regular
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 log = logging.getLogger(__name__)
 SIDE = 28
 # of Pillow's formats those of pictures: for another one it would start a program
 FORMATS = ("PNG", "JPEG", "PPM", "BMP", "TIFF", "WEBP")
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 MOST_FILES, MOST_DEPTH, MOST_PIXELS = 1_000_000, 100, 40_000_000
+_STRIP = 512  # rows at a time: several whole copies of a large picture would fill the memory
 
 
 def read_tree(root: Path) -> tuple[Contents, list[str]]:
@@ -57,40 +62,67 @@ def read_tree(root: Path) -> tuple[Contents, list[str]]:
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """Return a picture of any size and mode as uint8 [28, 28].
+    """Return a picture of any size and mode as uint8 [28, 28]: ``padded`` what is ``read_grey``.
 
-    It is turned as its EXIF says; what is transparent becomes white, colours become grey (ITU-R 601-2 luma), 16 bits
-    their upper 8. The longer side is scaled to 28 pixels (bilinear, antialiased); the shorter one keeps its proportion
-    and is padded on both sides with the background, which is the median of the picture's border. A grey picture of
-    28 x 28 stays as it is. Raises UserError naming a file that cannot be read.
+    Raises UserError naming a file that cannot be read.
+    """
+    with open_regular(path) as file:
+        return padded(read_grey(file, path, 8 * SIDE))
+
+
+def padded(grey: Image) -> np.ndarray:
+    """Return a grey picture of any size as uint8 [28, 28].
+
+    The longer side is scaled to 28 pixels (bilinear, antialiased); the shorter one keeps its proportion and is padded on
+    both sides with the background, which is the median of the picture's border. One of 28 x 28 stays as it is.
+    """
+    from PIL import Image, ImageOps
+
+    pixels = np.asarray(grey)
+    if pixels.shape == (SIDE, SIDE):
+        return pixels
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    return np.asarray(ImageOps.pad(grey, (SIDE, SIDE), Image.Resampling.BILINEAR, color=int(np.median(border))))
+
+
+def read_grey(file: BinaryIO, name: object, least: int) -> Image:
+    """Return the picture in ``file`` in grey (mode L), in its own size.
+
+    It is turned as its EXIF says; what is transparent becomes white (black under strokes that are white), colours become grey (ITU-R 601-2 luma), 16 bits
+    their upper 8. Of a large JPEG only as much is decoded as leaves at least ``least`` pixels a side. Raises UserError
+    with the ``name`` of a file that cannot be read.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with open_regular(path) as file, Image.open(file, formats=FORMATS) as picture:
-            picture.draft("L", (8 * SIDE, 8 * SIDE))  # of a large JPEG only as much is decoded as is needed
+        with Image.open(file, formats=FORMATS) as picture:
+            picture.draft("L", (least, least))
             if picture.width * picture.height > MOST_PIXELS:
                 raise ValueError(f"{picture.width:,} x {picture.height:,} pixels are more than {MOST_PIXELS:,}")
             ImageOps.exif_transpose(picture, in_place=True)
             if picture.mode.startswith("I;16"):
-                grey = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-            elif picture.has_transparency_data:
-                seen = picture.convert("RGBA")
-                grey = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("L")
-            elif picture.mode in ("I", "F"):
+                return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+            if picture.has_transparency_data:
+                return _on_white(picture)
+            if picture.mode in ("I", "F"):
                 raise ValueError("its pixels are 32 bits each, in a range that nothing says")
-            else:
-                grey = picture.convert("L")
-        pixels = np.asarray(grey)
-        if pixels.shape == (SIDE, SIDE):
-            return pixels
-        border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-        background = int(np.median(border))
-        return np.asarray(ImageOps.pad(grey, (SIDE, SIDE), Image.Resampling.BILINEAR, color=background))
+            return picture.convert("L")
     except UnidentifiedImageError as error:
-        raise UserError(f"{path} is none of {', '.join(FORMATS)}, or damaged; repair or remove it") from error
+        raise UserError(f"{name} is none of {', '.join(FORMATS)}, or damaged; repair or remove it") from error
     except Exception as error:  # Pillow raises one of many
-        raise UserError(f"{path} cannot be read as a picture: {error}; repair or remove it") from error
+        raise UserError(f"{name} cannot be read as a picture: {error}; repair or remove it") from error
+
+
+def _on_white(picture: Image) -> Image:
+    from PIL import Image
+
+    grey = Image.new("L", picture.size)
+    for top in range(0, picture.height, _STRIP):
+        strip = picture.crop((0, top, picture.width, min(top + _STRIP, picture.height))).convert("RGBA")
+        grey.paste(Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert("L"), (0, top))
+    if grey.getextrema()[0] == 255:  # white strokes on nothing: these are what is opaque
+        return picture.convert("RGBA").getchannel("A")
+    return grey
 
 
 def _parts(root: Path) -> list[Path]:
@@ -119,14 +151,21 @@ def _paths(folder: Path) -> dict[str, list[Path]]:
     if not names:
         raise UserError(f"{folder} holds no folder of a class; wanted: {folder}/<class>/<picture>")
     count = itertools.count()
-    found = {
-        name: sorted(_below(folder / name, count), key=lambda path: (str(path.parent), path.name)) for name in names
-    }
+    found = {name: pictures_below(folder / name, count) for name in names}
     empty = [name for name, paths in found.items() if not paths]
     if empty:
         kinds = ", ".join(ENDINGS)
         log.warning("%s: left out, since no picture (%s) lies in it: %s", folder, kinds, ", ".join(empty))
     return {name: paths for name, paths in found.items() if paths}
+
+
+def pictures_below(folder: Path, count: Iterator[int] | None = None) -> list[Path]:
+    """Return the pictures below ``folder``, at any depth, sorted; hidden ones are left out.
+
+    ``count`` goes on over several folders. Raises UserError where there are more, or deeper ones, than 1,000,000 and 100.
+    """
+    found = _below(folder, itertools.count() if count is None else count)
+    return sorted(found, key=lambda path: (str(path.parent), path.name))
 
 
 def _below(folder: Path, count: Iterator[int], above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:

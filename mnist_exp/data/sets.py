@@ -37,7 +37,7 @@ class Data:
 
     ``root``: folder that holds it, downloaded to if empty. ``val_size`` training images are held out for validation,
     stratified, by ``split_seed``; ``train_limit`` keeps that many of the others. ``test_size``: images kept as the test
-    set where the data set has none. ``fallback``: what to do if the files can neither be found nor downloaded within
+    set where the data set has none; 0 trains on them, too, and nothing is scored on test. ``fallback``: what to do if the files can neither be found nor downloaded within
     ``download_timeout`` seconds. ``mean`` and ``std`` of the pixels in 0..1.
     """
 
@@ -48,7 +48,7 @@ class Data:
     train_limit: Count | None = None
     num_workers: Workers = 0
     split_seed: Seed = 0
-    test_size: Count | None = None
+    test_size: Held | None = None
     fallback: Literal["sample"] | None = "sample"
     download_timeout: Seconds = 120
     mean: float = 0.1307
@@ -61,8 +61,10 @@ class Data:
         root = expanded(self.root)
         name, val_size = self._found(root)
         contents = _tensors(read(name, root))
-        if name in ("sample", "kaggle"):  # no labelled test set of its own
+        if len(contents.images) == 1:  # no labelled test set of its own
             contents = _with_test(contents, self.test_size, 5 if name == "sample" else 6)
+        else:
+            _refuse_none(self.test_size, name)
         held = hold_out(contents.labels[0], val_size, self.train_limit, self.split_seed)
         return _resident(name, _class_names(name), contents, *held)
 
@@ -98,7 +100,7 @@ class ImageFolder:
     """Pictures of any size in folders, ``root``/train/<class>/... and ``root``/test/<class>/..., as images like MNIST's.
 
     How a picture is read says ``pictures.read_picture``. Where there are folders of classes only, ``test_size`` pictures
-    (None: a sixth) are kept as the test set, stratified. ``invert``: for dark ink on light paper, since transforms fill
+    (None: a sixth; 0: none) are kept as the test set, stratified. ``invert``: for dark ink on light paper, since transforms fill
     with 0; ``mean`` and ``std`` are of the pixels after that. Other values as those of ``Data``.
     """
 
@@ -108,7 +110,7 @@ class ImageFolder:
     batch_size: Count = 64
     train_limit: Count | None = None
     split_seed: Seed = 0
-    test_size: Count | None = None
+    test_size: Held | None = None
     invert: bool = False
     mean: float = 0.1307
     std: Positive = 0.3081
@@ -126,6 +128,8 @@ class ImageFolder:
             )
         if len(contents.images) == 1:
             contents = _with_test(contents, self.test_size, 6)
+        else:
+            _refuse_none(self.test_size, self.root)
         held = hold_out(contents.labels[0], self.val_size, self.train_limit, self.split_seed)
         return _resident(self.name, classes, contents, *held)
 
@@ -212,16 +216,26 @@ def _with_test(contents: _Tensors, size: int | None, share: int) -> _Tensors:
     """Keep ``size`` images of the only part (None: one in ``share``) as test set: always the same ones, stratified."""
     (images,), (labels,), digest = contents
     size = len(labels) // share if size is None else size
-    require(0 < size < len(labels), "test_size", size, f"between 1 and {len(labels) - 1}")
+    require(size < len(labels), "test_size", size, f"below {len(labels)}, the number of images")
+    if size == 0:
+        return contents
     rest, held = stratified(labels, size, seed=0)
     return _Tensors([images[rest], images[held]], [labels[rest], labels[held]], digest)
 
 
+def _refuse_none(size: int | None, name: str) -> None:
+    """Raise WrongValue if no test set is wanted of the data ``name`` that have one: ``size`` is 0."""
+    require(
+        size != 0, "test_size", size, f"null: {name} has a test set of its own, which evaluate.test=false never scores"
+    )
+
+
 def _resident(name: str, classes: list[str], contents: _Tensors, rest: Tensor, held: Tensor) -> Splits:
-    """Return [train, test] as splits, with ``held`` of train for validation and ``rest`` for training."""
-    (images, test_images), (labels, test_labels), digest = contents
+    """Return [train, test], or train alone, as splits, with ``held`` of train for validation and ``rest`` for training."""
+    (images, *_), (labels, *_), digest = contents
+    test = [Split(*part) for part in zip(contents.images[1:], contents.labels[1:], strict=True)]
     val = Split(images[held], labels[held]) if len(held) else None
-    return Splits(name, digest, classes, Split(images[rest], labels[rest]), val, Split(test_images, test_labels))
+    return Splits(name, digest, classes, Split(images[rest], labels[rest]), val, test[0] if test else None)
 
 
 def _class_names(name: str) -> list[str]:

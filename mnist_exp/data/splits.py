@@ -105,7 +105,7 @@ class _Seeded(torch.utils.data.Dataset[Any]):
 
 @dataclass
 class Splits:
-    """Train, validation (None: everything is trained on) and test, with the real name and MD5 of what was read.
+    """Train, validation and test (None: all of it is trained on), with the real name and MD5 of what was read.
 
     ``md5`` None: it cannot be known whether another run had the same data. ``classes``: their names, label 0 first.
     """
@@ -115,15 +115,16 @@ class Splits:
     classes: list[str]
     train: Split | LoaderSplit
     val: Split | LoaderSplit | None
-    test: Split | LoaderSplit
+    test: Split | LoaderSplit | None
 
     def to(self, device: torch.device) -> Splits:
-        val = None if self.val is None else self.val.to(device)
-        return dataclasses.replace(self, train=self.train.to(device), val=val, test=self.test.to(device))
+        val, test = (None if split is None else split.to(device) for split in (self.val, self.test))
+        return dataclasses.replace(self, train=self.train.to(device), val=val, test=test)
 
     def describe(self) -> dict[str, Any]:
         """Return what run.json says of the data: name, sizes of the splits, MD5, names of the classes."""
-        sizes = {"train": len(self.train), "val": 0 if self.val is None else len(self.val), "test": len(self.test)}
+        splits = {"train": self.train, "val": self.val, "test": self.test}
+        sizes = {part: 0 if split is None else len(split) for part, split in splits.items()}
         return {"name": self.name, **sizes, "md5": self.md5, "classes": self.classes}
 
 

@@ -149,22 +149,32 @@ def plot_mistakes(
     names = [_short(shown(name), 60) for name in classes]
     said = [f"{class_name(names, predicted[i])} ({100 * confidence[i]:.0f}\u00a0%)" for i in wrong]
     texts = [f"#{i}: {class_name(names, labels[i])}, said {guess}" for i, guess in zip(wrong, said, strict=True)]
+    atomic_write(path, drawn(_wall(images[wrong], texts, title if len(wrong) else f"{title}: none", columns=5)))
+
+
+def plot_answers(images: np.ndarray, answers: Sequence[str], title: str, kind: str) -> bytes:
+    """Return a picture (``kind`` png, pdf or svg) of uint8 ``images`` [N, 28, 28], as a network saw them, and its answers."""
+    return drawn(_wall(images, [_short(answer, 60) for answer in answers], title, columns=min(10, len(images))), kind)
+
+
+def _wall(images: np.ndarray, texts: Sequence[str], title: str, columns: int) -> Figure:
+    """Return a figure of uint8 ``images`` [N, 28, 28] with a text above each."""
     captions = [textwrap.wrap(text, 26) for text in texts]
     lines = max(map(len, captions), default=1)
     # one picture of them all: axes of its own for each digit would take a second
-    columns, rows, width, height = 5, max(1, -(-len(wrong) // 5)), 34, 36 + 4 * lines
+    rows, width, height = max(1, -(-len(images) // columns)), 34, 36 + 4 * lines
     wall = np.zeros((rows * height, columns * width), images.dtype)
-    figure = _figure(7.5, 1.75 * rows * height / 40 + 0.6)
+    figure = _figure(1.5 * columns, 1.75 * rows * height / 40 + 0.6)
     axes = figure.subplots()
-    for place, index in enumerate(wrong):
+    for place, image in enumerate(images):
         top, left = place // columns * height + height - 30, place % columns * width + 3
-        wall[top : top + 28, left : left + 28] = images[index]
+        wall[top : top + 28, left : left + 28] = image
         text = "\n".join(captions[place])
         axes.text(left + 14, top - 3, text, fontsize=7, ha="center", va="bottom", parse_math=False)
     axes.imshow(wall, cmap="gray_r", vmin=0, vmax=255)
-    axes.set_title(plain(title if len(wrong) else f"{title}: none"))
+    axes.set_title(plain(title))
     axes.axis("off")
-    atomic_write(path, drawn(figure))
+    return figure
 
 
 def plot_reliability(probs: np.ndarray, labels: np.ndarray, path: Path, title: str) -> None:

@@ -152,10 +152,10 @@ class Loop:
 
     def _progress(self) -> RunProgress:
         splits, evaluator = self.parts.splits, self.parts.evaluator
-        val = 0 if splits.val is None else len(splits.val)
+        val, test = (0 if split is None else len(split) for split in (splits.val, splits.test))
         averages = self.state.average is not None
         passes = evaluator.tta_runs + (0 if splits.val is None else evaluator.top_k) + averages
-        final = (val + evaluator.test * len(splits.test)) * passes + averages * len(splits.train)
+        final = (val + evaluator.test * test) * passes + averages * len(splits.train)
         return RunProgress(self.parts.epochs, len(splits.train), val, final, self.on_cpu)
 
     @contextlib.contextmanager

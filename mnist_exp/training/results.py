@@ -45,8 +45,8 @@ def score(parts: Components, state: State, run: RunFolder, checkpoints: Checkpoi
 
     The weights of ``parts.model`` are the best ones, or the last ones, afterwards.
     """
-    log.info("Evaluating%s ...", ": test is scored once, now" if parts.evaluator.test else "")
     splits, test = parts.splits, parts.splits.test if parts.evaluator.test else None
+    log.info("Evaluating%s ...", "" if test is None else ": test is scored once, now")
     scored: dict[str, Scored] = {"val": {}, "test": {}}
 
     def add(name: str, module: nn.Module, shifts: Sequence[tuple[int, int]] = PLAIN) -> None:
@@ -98,7 +98,7 @@ def summarise(parts: Components, checkpoints: Checkpoints, metrics: dict[str, An
     which = "last epoch; nothing was selected" if first is None else f"best epoch {first['epoch']}"
     if splits.val is not None:
         log.info("val      %s  (%s, chosen on this)", line("val", "val_ensemble_acc"), which)
-    if parts.evaluator.test:
+    if parts.evaluator.test and splits.test is not None:
         total = len(splits.test)
         low, high = wilson(round(metrics["test_acc"] * total / 100), total)
         log.info("test     %s  (plain, 95 %% interval: %.2f to %.2f %%)", line("test", "ensemble_acc"), low, high)

@@ -148,7 +148,7 @@ def test_more_than_ten_classes_need_a_larger_model(command, place):
         ("bomb", ["mine/train/cat/x.png", "decompression bomb"]),
         ("program", ["mine/train/cat/x.png", "none of PNG, JPEG"]),
         ("deep", ["lies deeper than 100 folders"]),
-        ("test_size", ["data.test_size is 40", "between 1 and 39"]),
+        ("test_size", ["data.test_size is 40", "below 40"]),
     ],
 )
 def test_a_wrong_tree_is_named(command, place, monkeypatch, change, words):

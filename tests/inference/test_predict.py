@@ -1,0 +1,284 @@
+"""predict through the command line: every kind of input, its answers, and what is wrong with what."""
+
+import csv
+import gzip
+import io
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import SMALL
+from PIL import Image
+
+from mnist_exp import load_model
+
+HEADER = ["file", "label", "confidence", "second", "second_confidence", "note"]
+
+
+def idx(images: np.ndarray) -> bytes:
+    return bytes([0, 0, 8, images.ndim]) + struct.pack(f">{images.ndim}I", *images.shape) + images.tobytes()
+
+
+def answers(text: str) -> list[dict[str, str]]:
+    reader = csv.DictReader(io.StringIO(text))
+    assert reader.fieldnames == HEADER
+    return list(reader)
+
+
+@pytest.fixture(scope="module")
+def run(digits_run) -> str:
+    return str(digits_run)
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory) -> str:
+    """A run of the same classes, hardly trained."""
+    from helpers import run_command
+
+    folder = tmp_path_factory.mktemp("other") / "other"
+    assert run_command("train", *SMALL, "data=sample", f"hydra.run.dir={folder}") == 0
+    return str(folder)
+
+
+def lay(images: np.ndarray) -> None:
+    """The same images in every kind of file."""
+    Path("images.idx").write_bytes(idx(images))
+    Path("images.idx.gz").write_bytes(gzip.compress(idx(images)))
+    np.save("images.npy", images)
+    np.savez_compressed("mnist.npz", x_train=images[::-1], y_train=np.arange(5), x_test=images, y_test=np.arange(9))
+    np.savez("one.npz", images=images)
+    Path("folder/deeper").mkdir(parents=True)
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(f"folder/deeper/{number:03}.png")
+    Path("folder/notes.txt").write_text("none")
+    Path("folder/.hidden.png").write_text("none")
+
+
+@pytest.mark.parametrize(
+    ("source", "more"),
+    [
+        ("images.idx", []),
+        ("images.idx.gz", []),
+        ("images.npy", []),
+        ("mnist.npz", ["--array", "x_test"]),
+        ("one.npz", []),
+        ("folder", []),
+    ],
+)
+def test_every_kind_of_input_gives_the_same_answers(command, place, run, held_out, source, more):
+    images = held_out.images[:120]
+    lay(images)
+    done = command("predict", run, "--input", source, "--output", "answers.csv", "--tta", "3", *more)
+    assert done.status == 0, done.err
+    assert "images   120: " in done.out
+    assert "written  answers.csv" in done.out
+    labels, probabilities = load_model(run).predict(images, tta_runs=3)
+    found = answers((place / "answers.csv").read_text())
+    assert [int(row["label"]) for row in found] == labels.tolist()
+    order = np.sort(probabilities, 1)
+    assert np.allclose([float(row["confidence"]) for row in found], order[:, -1], atol=2e-6)
+    assert np.allclose([float(row["second_confidence"]) for row in found], order[:, -2], atol=2e-6)
+    assert [row["second"] for row in found] == [str(n) for n in probabilities.argsort(1)[:, -2]]
+    expected = [f"deeper/{n:03}.png" for n in range(120)] if source == "folder" else [str(n) for n in range(120)]
+    assert [row["file"] for row in found] == expected
+    assert [row["note"] for row in found] == ["unsure" if p < 0.8 else "" for p in order[:, -1]]
+
+
+def test_enlarged_dark_digits_on_paper_are_read_as_well_as_the_originals(command, place, run, held_out):
+    images, labels = held_out
+    draws = np.random.default_rng(0)
+    (place / "scans").mkdir()
+    for number, image in enumerate(images):
+        top, left = draws.integers(0, 41, 2)
+        page = np.full((180, 180), 255, np.uint8)
+        page[top : top + 140, left : left + 140] = 255 - np.asarray(Image.fromarray(image).resize((140, 140)))
+        Image.fromarray(page).save(place / "scans" / f"{number:04}.png", compress_level=1)
+    done = command("predict", run, "--input", "scans", "--output", "-")
+    assert done.status == 0, done.err
+    read = np.array([int(row["label"]) for row in answers(done.out)])
+    original = load_model(run).predict(images)[0]
+    assert len(read) == 1000
+    assert 100 * (original == labels).mean() > 94
+    assert 100 * ((original == labels).mean() - (read == labels).mean()) <= 0.3
+
+
+def test_several_runs_are_averaged(command, run, other, held_out):
+    lay(held_out.images[:50])
+    done = command("predict", run, other, "--input", "images.idx", "--output", "-")
+    assert done.status == 0, done.err
+    both = (load_model(run).predict(held_out.images[:50])[1] + load_model(other).predict(held_out.images[:50])[1]) / 2
+    assert np.allclose([float(row["confidence"]) for row in answers(done.out)], both.max(1), atol=2e-6)
+
+
+def test_a_picture_is_one_answer_and_blank_ones_are_noted(command, place, run, held_out):
+    Image.new("RGB", (300, 200), "ivory").save("blank.jpg")
+    Image.fromarray(255 - held_out.images[0]).save("digit.webp", lossless=True)
+    done = command("predict", run, "--input", "blank.jpg", "--output", "-")
+    assert [(row["file"], row["note"]) for row in answers(done.out)] == [("blank.jpg", "blank")]
+    done = command("predict", run, "--input", "digit.webp", "--output", "-", "--unsure", "1")
+    assert [(row["file"], row["note"]) for row in answers(done.out)] == [("digit.webp", "unsure")]
+    assert "1 unsure (confidence below 1), 0 blank" in done.err
+
+
+def test_arrays_are_inverted_only_where_it_is_said(command, run, held_out):
+    lay(255 - held_out.images[:60])
+    right = load_model(run).predict(held_out.images[:60])[0]
+    done = command("predict", run, "--input", "images.idx", "--output", "-")
+    assert "the edges of the images are light: for dark ink on light paper type --invert yes" in done.err
+    assert [int(row["label"]) for row in answers(done.out)] != right.tolist()
+    done = command("predict", run, "--input", "images.idx", "--output", "-", "--invert", "yes")
+    assert "edges" not in done.err
+    assert [int(row["label"]) for row in answers(done.out)] == right.tolist()
+
+
+def test_what_the_network_saw_is_shown(command, place, run, held_out):
+    lay(held_out.images[:120])
+    for name, source in (("few.svg", "folder/deeper/007.png"), ("many.svg", "images.idx"), ("x.png", "folder")):
+        done = command("predict", run, "--input", source, "--output", "a.csv", "--show", name)
+        assert done.status == 0, done.err
+        assert f"written  {name}" in done.out
+    assert "007.png" in (place / "few.svg").read_text()
+    assert "the 100 least sure of 120" in (place / "many.svg").read_text()
+    with Image.open("x.png") as picture:
+        assert picture.format == "PNG"
+
+
+def test_standard_input_may_be_a_pipe(place, run, held_out):
+    lay(held_out.images[:30])
+    Image.fromarray(held_out.images[0]).save("digit.png")
+    words = [sys.executable, "-m", "mnist_exp", "predict", run, "--input", "-", "--output", "-"]
+    for source, count, name in (("images.idx.gz", 30, "0"), ("one.npz", 30, "0"), ("digit.png", 1, "standard input")):
+        done = subprocess.run(words, input=Path(source).read_bytes(), capture_output=True, cwd=place)
+        assert done.returncode == 0, done.stderr
+        found = answers(done.stdout.decode())
+        assert len(found) == count
+        assert found[0]["file"] == name
+        assert b"images   " in done.stderr
+
+
+def test_a_network_of_other_pictures_sees_them_as_it_was_trained(command, place):
+    draws = np.random.default_rng(0)
+    for name, side in (("left", slice(0, 14)), ("right", slice(14, 28))):
+        (place / "mine" / name).mkdir(parents=True)
+        for number in range(30):
+            pixels = draws.integers(160, 255, (28, 28), dtype=np.uint8)
+            pixels[:, side] = draws.integers(0, 60)
+            Image.fromarray(pixels).resize((56, 56)).save(place / "mine" / name / f"{number}.png")
+    options = ["data=image_folder", "data.root=mine", "data.invert=true", "data.val_size=8", "data.batch_size=8"]
+    done = command("train", "experiment=fast", *options, "augment=none", "hydra.run.dir=run")
+    assert done.status == 0, done.err
+    done = command("predict", "run", "--input", "mine", "--output", "-")
+    assert done.status == 0, done.err
+    found = answers(done.out)
+    assert np.mean([row["file"].startswith(row["label"] + "/") for row in found]) > 0.95
+
+
+WRONG = {
+    "nothing there": (["--input", "absent.png"], ["absent.png does not exist", "a picture (PNG"]),
+    "an empty folder": (["--input", "empty"], ["empty holds no picture (.jpg"]),
+    "no picture": (["--input", "text.png"], ["text.png is none of PNG, JPEG"]),
+    "an empty file": (["--input", "nothing"], ["nothing is empty"]),
+    "a torn one among good ones": (["--input", "folder"], ["folder/deeper/003.png cannot be read", "truncated"]),
+    "a huge one": (["--input", "huge.png"], ["huge.png cannot be read as a picture", "bomb"]),
+    "a PDF": (["--input", "paper.pdf"], ["paper.pdf is a PDF", "PNG"]),
+    "a pipe": (["--input", "pipe"], ["pipe cannot be read: it is not a regular file", "--input -"]),
+    "a device": (["--input", "/dev/zero"], ["/dev/zero", "not a regular file"]),
+    "a torn idx": (["--input", "torn.idx"], ["torn.idx is torn", "ends too early"]),
+    "more than an idx says": (["--input", "more.idx"], ["more.idx is torn: more follows"]),
+    "a torn gz": (["--input", "torn.gz"], ["torn.gz is torn"]),
+    "labels": (["--input", "labels.idx"], ["labels.idx holds uint8 [7]", "labels?"]),
+    "several arrays": (["--input", "mnist.npz"], ["x_train (uint8 [40, 28, 28])", "--array x_"]),
+    "no such array": (["--input", "mnist.npz", "--array", "x"], ["has no array x"]),
+    "another array": (["--input", "mnist.npz", "--array", "y_test"], ["holds int64 [9]"]),
+    "an array of no npz": (["--input", "images.idx", "--array", "x"], ["images.idx is none"]),
+    "a torn npz": (["--input", "torn.npz"], ["torn.npz"]),
+    "a folder as output": (["--output", "empty"], ["--output is empty", "a file"]),
+    "below a file": (["--output", "nothing/x.csv"], ["nothing/x.csv cannot be written", "no folder"]),
+    "the input as output": (["--output", "images.idx"], ["is the input"]),
+    "one file for both": (["--output", "x.png", "--show", "x.png"], ["are one file"]),
+    "another kind of picture": (["--show", "x.gif"], ["--show is x.gif", "png, pdf, svg"]),
+    "too many shifts": (["--tta", "26"], ["--tta 26", "25"]),
+    "no shift": (["--tta", "0"], ["--tta is 0"]),
+    "no probability": (["--unsure", "80"], ["--unsure is 80"]),
+    "no checkpoint": (["--checkpoint", "swa"], ["has no swa checkpoint", "--checkpoint best and last"]),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_is_wrong_is_named_and_nothing_is_written(command, place, run, held_out, kind):
+    images = held_out.images[:40]
+    lay(images)
+    content = idx(images)
+    (place / "empty").mkdir()
+    for name, data in {
+        "text.png": b"no picture\n",
+        "nothing": b"",
+        "torn.idx": content[:-1],
+        "more.idx": content + b"x",
+        "torn.gz": gzip.compress(content)[:-40],
+        "labels.idx": idx(np.arange(7, dtype=np.uint8)),
+        "paper.pdf": b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n",
+        "torn.npz": (place / "one.npz").read_bytes()[:-300],
+        "folder/deeper/003.png": (place / "folder/deeper/003.png").read_bytes()[:120],
+        "answers.csv": b"of before",
+    }.items():
+        (place / name).write_bytes(data)
+    with Image.new("1", (30_000, 30_000)) as huge:
+        huge.save("huge.png")
+    os.mkfifo("pipe")
+    arguments, words = WRONG[kind]
+    usual = {"--input": "images.idx", "--output": "answers.csv"}
+    usual |= dict(zip(arguments[::2], arguments[1::2], strict=True))
+    before = sorted(str(path) for path in place.rglob("*"))
+    done = command("predict", run, *[word for pair in usual.items() for word in pair])
+    assert done.status == 2, done.err
+    assert all(word in done.err for word in words), done.err
+    assert "Traceback" not in done.err
+    assert (place / "answers.csv").read_bytes() == b"of before"
+    assert sorted(str(path) for path in place.rglob("*")) == before
+
+
+def test_runs_that_do_not_go_together_are_named(command, place, run, held_out):
+    lay(held_out.images[:3])
+    for label in ("cat", "dog"):
+        (place / "mine" / label).mkdir(parents=True)
+        for number in range(12):
+            Image.new("L", (28, 28), 20 * number).save(place / "mine" / label / f"{number}.png")
+    options = ["data.root=mine", "data.val_size=4", "data.train_limit=null", "trainer.max_steps=1"]
+    assert command("train", *SMALL, "data=image_folder", *options, "hydra.run.dir=cats").status == 0
+    usual = ["--input", "images.idx", "--output", "a.csv"]
+    done = command("predict", run, "cats", *usual)
+    assert done.status == 2
+    assert "tells 0, 1, 2" in done.err
+    done = command("predict", "mine", *usual)
+    assert done.status == 2
+    assert "mine is not a run folder" in done.err
+    for file in (place / "cats" / "checkpoints").iterdir():
+        file.unlink()
+    done = command("predict", "cats", *usual)
+    assert done.status == 2
+    assert "cats has no best checkpoint" in done.err
+    assert not (place / "a.csv").exists()
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_input(place, other):
+    program = (
+        "import resource, sys; from mnist_exp.cli.predict import predict; predict(sys.argv[1:]);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+    )
+    peaks = []
+    for count in (20_000, 300_000):  # 15 and 235 MB
+        with gzip.open("many.gz", "wb", 1) as file:
+            file.write(bytes([0, 0, 8, 3]) + struct.pack(">3I", count, 28, 28))
+            for _ in range(count // 1000):
+                file.write(bytes(784_000))
+        words = [sys.executable, "-c", program, other, "--input", "many.gz", "--output", "x.csv"]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout.split()[-1]))
+    assert peaks[1] < 1024
+    assert peaks[1] - peaks[0] < 60
