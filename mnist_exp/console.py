@@ -19,17 +19,22 @@ if TYPE_CHECKING:
 
 
 class ConsoleHandler(logging.Handler):
-    """Log to the terminal above a running progress bar; bare messages, never wrapped.
+    """Log to the terminal above a running progress bar, or to ``screen``; bare messages, never wrapped.
 
     A line that cannot be written, as to a file on a full disk, is lost, and nothing else.
     """
+
+    def __init__(self, screen: Console | None = None):
+        super().__init__()
+        self.screen = screen
 
     def emit(self, record: logging.LogRecord) -> None:
         from rich.text import Text
 
         try:
             style = {logging.WARNING: "yellow", logging.ERROR: "red"}.get(record.levelno, "")
-            rich.get_console().print(Text(shown(self.format(record), keep="\n"), style), soft_wrap=True)
+            screen = self.screen or rich.get_console()
+            screen.print(Text(shown(self.format(record), keep="\n"), style), soft_wrap=True)
         except OSError:
             lose_output()
         except Exception:

@@ -11,7 +11,8 @@ from helpers import PACKAGE
 
 # what each wing may import beside itself and the ground floor (the files that lie in no wing)
 MAY = {
-    "cli": {"search", "compare", "training", "runs", "parts", "data", "config"},
+    "cli": {"inference", "search", "compare", "training", "runs", "parts", "data", "config"},
+    "inference": {"training", "runs", "parts", "data", "config"},
     "search": {"training", "runs", "parts", "data", "config"},
     "training": {"runs", "parts", "data", "config"},
     "compare": {"runs", "config"},

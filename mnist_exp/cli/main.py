@@ -24,6 +24,8 @@ mnist_exp: compose a training run from small named parts, train it, and believe 
   python -m mnist_exp --multirun hparams_search=optuna   search; again: finish what is left
   python -m mnist_exp compare [FOLDER ...]              runs side by side (--help: groups, significance, HTML)
   python -m mnist_exp compare outputs/sweeps/STUDY      table, plots and best parameters of a search
+  python -m mnist_exp preview [KEY=VALUE ...]           a picture of what the augmentation does
+  python -m mnist_exp draw RUN [RUN ...]                draw a digit, see what a trained network says of it
   python -m mnist_exp data status                       which data sets are there
   python -m mnist_exp data import PATH [--name NAME]    verify and install a data set from files
   python -m mnist_exp train --help                      config groups and the whole default config
@@ -34,7 +36,7 @@ Examples:
   python -m mnist_exp train model.ghost_batch_size=64 augment.mix.prob=0 seed=1
 """
 # the function that carries out a command, in the module of its name
-COMMANDS = {"train": "train_command", "compare": "compare", "data": "data"}
+COMMANDS = {"train": "train_command", "compare": "compare", "data": "data", "preview": "preview", "draw": "draw"}
 
 
 def main() -> None:

@@ -43,6 +43,14 @@ def compose(*overrides: str) -> DictConfig:
         GlobalHydra.instance().hydra = running
 
 
+def checked_config(*overrides: str) -> DictConfig:
+    """Return ``compose(OVERRIDES)`` for building, as a run would get it. Raises UserError where a run would."""
+    config = _modern(compose(*overrides))
+    check_config(config)
+    _check_keys(config)
+    return config
+
+
 @dataclasses.dataclass(frozen=True)
 class Job:
     """A run to be carried out. ``hydra`` is Hydra's own part of what was composed.
