@@ -11,9 +11,9 @@ from helpers import PACKAGE
 
 # what each wing may import beside itself and the ground floor (the files that lie in no wing)
 MAY = {
-    "cli": {"inference", "search", "compare", "training", "runs", "parts", "data", "config"},
-    "inference": {"training", "runs", "parts", "data", "config"},
+    "cli": {"search", "inference", "compare", "training", "runs", "parts", "data", "config"},
     "search": {"training", "runs", "parts", "data", "config"},
+    "inference": {"training", "runs", "parts", "data", "config"},
     "training": {"runs", "parts", "data", "config"},
     "compare": {"runs", "config"},
     "parts": {"data"},

@@ -21,6 +21,7 @@ def preview(arguments: list[str]) -> None:
     if options.output is not None:
         _check_output(options.output)
     config = _composed(options)
+    from mnist_exp.config.build import trusting
     from mnist_exp.console import ConsoleHandler, console, say
     from mnist_exp.files import write_output
     from mnist_exp.parts.trainer import threads_kept
@@ -31,7 +32,7 @@ def preview(arguments: list[str]) -> None:
     name = options.output or str(Path(config.paths.outputs, "preview.png"))
     screen = console(stderr=name == "-")
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[ConsoleHandler(screen)])
-    with threads_kept():
+    with threads_kept(), trusting():
         parts = build_components(config, new=True)
         found, when = examples(parts, config.seed), phases(parts)
     kind = "png" if name == "-" else Path(name).suffix.lower()[1:]

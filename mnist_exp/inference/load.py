@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
-from mnist_exp.config.build import build
+from mnist_exp.config.build import build, trusting
 from mnist_exp.config.job import restored
 from mnist_exp.config.ours import config_folder
 from mnist_exp.errors import UserError, require
@@ -119,7 +119,8 @@ def load_member(path: Path, checkpoint: str = "best") -> Member:
     config = run_config(run)
     trainer = Trainer("auto", _precision(run))
     try:
-        network, evaluator = build(config, "model"), build(config, "evaluate")
+        with trusting():
+            network, evaluator = build(config, "model"), build(config, "evaluate")
     except (UserError, HydraException, OmegaConfBaseException) as error:
         raise UserError(f"{run.hydra_config}: {error}") from error
     require(

@@ -213,6 +213,7 @@ def plot_examples(
     wall = np.full((rows * height + edge, 2 * len(columns) * width + gap), np.nan)
     figure = _figure(wall.shape[1] / side * 0.78, wall.shape[0] / side * 0.78 + 0.9)
     axes = figure.subplots()
+    style: dict[str, Any] = {"ha": "center", "va": "bottom", "parse_math": False}
     for number, example in enumerate(examples):
         half, row = divmod(number, rows)
         captions = {columns[0]: class_name(names, example.label), "mixed": _mixing(example, names, lines)}
@@ -220,7 +221,7 @@ def plot_examples(
             left = (half * len(columns) + column) * width + half * gap + edge
             top = (row + 1) * height - side
             wall[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
-            middle, style = left + picture.shape[1] / 2 - 0.5, {"ha": "center", "va": "bottom", "parse_math": False}
+            middle = left + picture.shape[1] / 2 - 0.5
             axes.text(middle, top - side * 0.06, captions.get(name, ""), fontsize=6.5, **style)
             if row == 0:
                 axes.text(middle, -side * 0.05, "\n".join(filter(None, (name, notes.get(name)))), fontsize=8, **style)

@@ -181,6 +181,18 @@ def test_configs_of_ones_own_are_taken(command, place):
     assert command("preview", "--config-dir", "mine", "augment=wild", *SMALL).status == 0
 
 
+def test_code_of_ones_own_can_be_allowed(command, place, monkeypatch):
+    lines = ["import torch", "class Black(torch.nn.Module):", "    def forward(self, images, generator):"]
+    (place / "blackened.py").write_text("\n".join([*lines, "        return 0 * images", ""]))
+    monkeypatch.syspath_prepend(str(place))
+    words = ["preview", *SMALL, "+augment.strong.black._target_=blackened.Black"]
+    refused = command(*words)
+    assert refused.status == 2
+    assert "MNIST_EXP_ALLOW" in refused.err
+    monkeypatch.setenv("MNIST_EXP_ALLOW", "blackened.*")
+    assert command(*words).status == 0
+
+
 def test_the_kind_of_mixing_is_drawn_as_before():
     # two numbers a batch: the first says whether it is mixed, the second how
     mix, draws = Mix(0.5, 0.1, 0.1, 0.5), torch.Generator().manual_seed(0)
