@@ -34,6 +34,8 @@ mnist_exp: compose a training run from small named parts, train it, and believe 
 Examples:
   python -m mnist_exp train experiment=fast
   python -m mnist_exp train model.ghost_batch_size=64 augment.mix.prob=0 seed=1
+  python -m mnist_exp preview augment.mix.prob=1 --output mixed.png
+  python -m mnist_exp draw outputs/runs/NAME
 """
 # the function that carries out a command, in the module of its name
 COMMANDS = {"train": "train_command", "compare": "compare", "data": "data", "preview": "preview", "draw": "draw"}

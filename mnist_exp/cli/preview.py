@@ -27,14 +27,14 @@ def preview(arguments: list[str]) -> None:
     from mnist_exp.parts.trainer import threads_kept
     from mnist_exp.runs.pictures import plot_examples
     from mnist_exp.training.components import build_components
-    from mnist_exp.training.preview import examples, phases
+    from mnist_exp.training.preview import examples, when_used
 
     name = options.output or str(Path(config.paths.outputs, "preview.png"))
     screen = console(stderr=name == "-")
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[ConsoleHandler(screen)])
     with threads_kept(), trusting():
         parts = build_components(config, new=True)
-        found, when = examples(parts, config.seed), phases(parts)
+        found, when = examples(parts, config.seed), when_used(parts)
     kind = "png" if name == "-" else Path(name).suffix.lower()[1:]
     title = f"{len(found)} images of {parts.splits.name}, seed {config.seed}"
     write_output(name, plot_examples(found, when, parts.splits.classes, title, kind))

@@ -64,7 +64,7 @@ def examples(parts: Components, seed: int, count: int = 16) -> list[Example]:
     return found
 
 
-def phases(parts: Components) -> dict[str, str]:
+def when_used(parts: Components) -> dict[str, str]:
     """Return when the run of ``parts`` does what a column shows: {"strong": "epochs 1 to 3", "light": "epoch 4", ...}."""
     epochs: dict[str, list[int]] = {"strong": [], "light": []}
     for epoch in range(1, parts.epochs + 1):

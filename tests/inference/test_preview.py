@@ -14,7 +14,7 @@ from mnist_exp.config.job import checked_config
 from mnist_exp.parts.augment import Mix
 from mnist_exp.training import loop
 from mnist_exp.training.components import build_components
-from mnist_exp.training.preview import OWN, Example, examples, phases
+from mnist_exp.training.preview import OWN, Example, examples, when_used
 
 MIXED = [
     "data=sample",
@@ -88,7 +88,7 @@ def test_the_columns_are_what_they_are_called():
     config = checked_config(*MIXED, "augment.mix.prob=1", "augment.mix.cutmix_prob=0", "schedule.initial_epochs=3")
     parts = build_components(config, new=True)
     found = examples(parts, config.seed)
-    assert phases(parts) == {"strong": "epochs 1 to 3", "light": "epochs 4 to 5", "mixed": "prob 1"}
+    assert when_used(parts) == {"strong": "epochs 1 to 3", "light": "epochs 4 to 5", "mixed": "prob 1"}
     for example in found:
         assert list(example.pictures) == ["original", "strong", "light", "mixed"]
         same = (parts.splits.train.images.float() / 255 == example.pictures["original"]).flatten(1).all(1)
