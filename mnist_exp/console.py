@@ -19,14 +19,12 @@ if TYPE_CHECKING:
 
 
 class ConsoleHandler(logging.Handler):
-    """Log to the terminal above a running progress bar, or to ``screen``; bare messages, never wrapped.
+    """Log to the terminal above a running progress bar; bare messages, never wrapped.
 
     A line that cannot be written, as to a file on a full disk, is lost, and nothing else.
     """
 
-    def __init__(self, screen: Console | None = None):
-        super().__init__()
-        self.screen = screen
+    screen: Console | None = None  # where to, if it is not that terminal
 
     def emit(self, record: logging.LogRecord) -> None:
         from rich.text import Text

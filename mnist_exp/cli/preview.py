@@ -31,7 +31,9 @@ def preview(arguments: list[str]) -> None:
 
     name = options.output or str(Path(config.paths.outputs, "preview.png"))
     screen = console(stderr=name == "-")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[ConsoleHandler(screen)])
+    handler = ConsoleHandler()
+    handler.screen = screen
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
     with threads_kept(), trusting():
         parts = build_components(config, new=True)
         found, when = examples(parts, config.seed), when_used(parts)
