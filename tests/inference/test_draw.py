@@ -328,6 +328,9 @@ def test_what_is_drawn_in_a_browser_is_named(place, browser, width, draw):
         assert said.inner_text() == "Nothing is drawn yet"
         for digit in STROKES:
             draw(page, digit)
+            expect(page.locator("#answer")).to_have_attribute(
+                "aria-busy", "false"
+            )  # while it is drawn it is asked, too
             expect(said).to_have_text(re.compile(rf"^{digit}\s*with \d+\.\d %$"), timeout=20_000)
             assert best.locator("span").first.inner_text() == digit
             assert page.locator(".class").count() == 10
