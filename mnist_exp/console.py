@@ -24,12 +24,15 @@ class ConsoleHandler(logging.Handler):
     A line that cannot be written, as to a file on a full disk, is lost, and nothing else.
     """
 
+    screen: Console | None = None  # where to, if it is not that terminal
+
     def emit(self, record: logging.LogRecord) -> None:
         from rich.text import Text
 
         try:
             style = {logging.WARNING: "yellow", logging.ERROR: "red"}.get(record.levelno, "")
-            rich.get_console().print(Text(shown(self.format(record), keep="\n"), style), soft_wrap=True)
+            screen = self.screen or rich.get_console()
+            screen.print(Text(shown(self.format(record), keep="\n"), style), soft_wrap=True)
         except OSError:
             lose_output()
         except Exception:

@@ -27,6 +27,8 @@ mnist_exp: compose a training run from small named parts, train it, and believe 
   python -m mnist_exp export RUN --format FORMAT --output FOLDER   ONNX, TorchScript, PT2 or safetensors, and a model card
   python -m mnist_exp evaluate RUN [RUN ...]            score a run again, or the ensemble of several
   python -m mnist_exp predict RUN --input PATH --output FILE   what a run says of pictures, idx, npz, Kaggle's test.csv
+  python -m mnist_exp preview [KEY=VALUE ...]           a picture of what the augmentation does
+  python -m mnist_exp draw RUN [RUN ...]                draw a digit, see what a trained network says of it
   python -m mnist_exp data status                       which data sets are there
   python -m mnist_exp data import PATH [--name NAME]    verify and install a data set from files
   python -m mnist_exp train --help                      config groups and the whole default config
@@ -37,6 +39,8 @@ Examples:
   python -m mnist_exp train model.ghost_batch_size=64 augment.mix.prob=0 seed=1
   python -m mnist_exp export outputs/runs/NAME --format onnx --output served
   python -m mnist_exp predict outputs/runs/NAME --input scans --output answers.csv --show answers.png
+  python -m mnist_exp preview augment.mix.prob=1 --output mixed.png
+  python -m mnist_exp draw outputs/runs/NAME
 """
 # the function that carries out a command, in the module of its name
 COMMANDS = {
@@ -45,6 +49,8 @@ COMMANDS = {
     "evaluate": "evaluate",
     "predict": "predict",
     "export": "export",
+    "draw": "draw",
+    "preview": "preview",
     "data": "data",
 }
 

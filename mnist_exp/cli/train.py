@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import re
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from mnist_exp.runs.folder import RunFolder
+
+_HYDRAS = {"hydra", "omegaconf", "logging", "argparse", "importlib"}  # packages: its own, and what it configures
 
 
 def train(*overrides: str) -> RunFolder:
@@ -63,13 +66,26 @@ def train_command(arguments: list[str], command: str | None = None) -> list[RunF
     failures: list[Exception] = []
     task = _task(runs, failures, command)
     entry = hydra.main(config_path=config_folder(), config_name="train", execution_whitelist=allowed())(task)
-    before, sys.argv = sys.argv, [sys.argv[0], *_request(arguments)]
+    before, sys.argv = sys.argv, [sys.argv[0], *request(arguments)]
     try:
-        entry()
+        with one_message(arguments):
+            entry()
     except SystemExit as end:  # Hydra has told what it could not print
         raise SystemExit(2 if end.code == 1 else end.code) from end
     except OSError as error:
         raise _with_the_way_out(error) from None
+    finally:
+        sys.argv = before
+    for failure in failures:
+        raise _with_the_way_out(failure) if isinstance(failure, OSError) else failure
+    return runs
+
+
+@contextlib.contextmanager
+def one_message(arguments: list[str]) -> Iterator[None]:
+    """Raise as a UserError what Hydra finds wrong with ``arguments``."""
+    try:
+        yield
     except Exception as error:
         if "Config group override" in str(error):
             nulls = " ".join(a for a in arguments if a.endswith("=null"))
@@ -80,11 +96,6 @@ def train_command(arguments: list[str], command: str | None = None) -> list[RunF
 
             raise UserError(explain(error)) from error
         raise
-    finally:
-        sys.argv = before
-    for failure in failures:
-        raise _with_the_way_out(failure) if isinstance(failure, OSError) else failure
-    return runs
 
 
 def _with_the_way_out(error: OSError) -> Exception:
@@ -163,7 +174,7 @@ def _run(config: DictConfig, multirun: bool, command: str | None) -> RunFolder:
     return run_trial(job)
 
 
-def _request(arguments: list[str]) -> list[str]:
+def request(arguments: list[str]) -> list[str]:
     """Return the command line for Hydra, options first. Raises UserError for what Hydra would misunderstand."""
     from hydra._internal.utils import get_args
 
@@ -212,8 +223,8 @@ def _is_hydras(error: Exception) -> bool:
     while trace is not None:
         names.append(str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0])
         trace = trace.tb_next
-    hydras = {"hydra", "omegaconf", "logging", "argparse", "importlib"}
-    return not isinstance(error, OSError) and set(names[1:]) <= hydras
+    called = set(itertools.dropwhile(lambda name: name == "mnist_exp", names))
+    return not isinstance(error, OSError) and bool(called) and called <= _HYDRAS
 
 
 def _resuming(overrides: list[str]) -> list[str]:

@@ -47,6 +47,15 @@ def compose(*overrides: str) -> DictConfig:
         GlobalHydra.instance().hydra = running
 
 
+def checked_config(*overrides: str) -> DictConfig:
+    """Return ``compose(OVERRIDES)`` for building, as a run would get it. Raises UserError where a run would."""
+    config = _modern(compose(*overrides))
+    refuse_endless(OmegaConf.to_container(config), "the composed config")  # type: ignore[arg-type]
+    check_config(config)
+    _check_keys(config)
+    return config
+
+
 def explain(error: Exception) -> str:
     """Return Hydra's message without its search path, with its cause, and how to build what is not allowed."""
     text = str(error).partition("Config search path")[0]

@@ -176,11 +176,11 @@ class Mix(nn.Module):
         self.cutmix_prob = cutmix_prob
 
     def forward(self, images: Tensor, labels: Tensor, generator: Generator) -> Mixed:
-        mixed, cut = torch.rand(2, generator=generator).tolist()
-        if mixed >= self.prob:
+        kind = self.kind(generator)
+        if kind is None:
             return Mixed(images, labels, labels, 1.0)
         partners = labels.roll(1)
-        if cut >= self.cutmix_prob:
+        if kind == "MixUp":
             weight = _beta(self.mixup_alpha, generator)
             return Mixed(images.lerp(images.roll(1, 0), 1 - weight), labels, partners, weight)
         height, width = images.shape[-2:]
@@ -189,6 +189,13 @@ class Mix(nn.Module):
         images = images.clone()
         images[:, :, top:bottom, left:right] = images.roll(1, 0)[:, :, top:bottom, left:right]
         return Mixed(images, labels, partners, 1 - (bottom - top) * (right - left) / (height * width))
+
+    def kind(self, generator: Generator) -> Literal["MixUp", "CutMix"] | None:
+        """Draw what is done to the next batch; None: nothing."""
+        mixed, cut = torch.rand(2, generator=generator).tolist()
+        if mixed >= self.prob:
+            return None
+        return "CutMix" if cut < self.cutmix_prob else "MixUp"
 
     @staticmethod
     def box(weight: float, centre: Sequence[float], height: int, width: int) -> tuple[int, int, int, int]:

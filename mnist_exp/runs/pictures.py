@@ -222,3 +222,47 @@ def plot_runs(histories: dict[str, list[dict[str, Any]]], kind: str) -> bytes:
         columns = max(1, min(5, 160 // max(map(len, names), default=1)))
         figure.legend(lines, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
     return drawn(figure, kind)
+
+
+def plot_examples(
+    examples: Sequence[Any], notes: dict[str, str], classes: Sequence[str], title: str, kind: str = "png"
+) -> bytes:
+    """Return a picture (``kind`` png, pdf or svg) of ``training.preview.examples``, in two halves, a column each picture.
+
+    ``notes``: {column: what stands below its name}.
+    """
+    import matplotlib as mpl
+
+    columns, rows = list(examples[0].pictures), -(-len(examples) // 2)
+    names = [_short(shown(name), 10) for name in classes]
+    lines = 3 if max(map(len, names)) > 2 else 2
+    side = max(max(picture.shape) for example in examples for picture in example.pictures.values())
+    # of a cell; between the halves and below
+    width, height, gap, edge = round(side * 1.3), round(side * (1.16 + 0.12 * lines)), side // 2, round(side * 0.15)
+    wall = np.full((rows * height + edge, 2 * len(columns) * width + gap), np.nan)
+    figure = _figure(wall.shape[1] / side * 0.78, wall.shape[0] / side * 0.78 + 0.9)
+    axes = figure.subplots()
+    style: dict[str, Any] = {"ha": "center", "va": "bottom", "parse_math": False}
+    for number, example in enumerate(examples):
+        half, row = divmod(number, rows)
+        captions = {columns[0]: class_name(names, example.label), "mixed": _mixing(example, names, lines)}
+        for column, (name, picture) in enumerate(example.pictures.items()):
+            left = (half * len(columns) + column) * width + half * gap + edge
+            top = (row + 1) * height - side
+            wall[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+            middle = left + picture.shape[1] / 2 - 0.5
+            axes.text(middle, top - side * 0.06, captions.get(name, ""), fontsize=6.5, **style)
+            if row == 0:
+                axes.text(middle, -side * 0.05, "\n".join(filter(None, (name, notes.get(name)))), fontsize=8, **style)
+    axes.imshow(wall, cmap=mpl.colormaps["gray_r"].with_extremes(bad="#dfe6ee"), vmin=0, vmax=1)
+    axes.set_title(plain(title), pad=26, fontsize=11)
+    axes.axis("off")
+    return drawn(figure, kind, dpi=150)
+
+
+def _mixing(example: Any, names: Sequence[str], lines: int) -> str:
+    if example.kind is None:
+        return "not mixed"
+    shares = [(example.weight, example.label), (1 - example.weight, example.partner)]
+    said = [f"{100 * share:.0f} % {class_name(names, label)}" for share, label in shares]
+    return f"{example.kind}\n{(', ' if lines == 2 else chr(10)).join(said)}"
