@@ -1,11 +1,14 @@
 """Pictures of digits come into MNIST's frame, whatever they are on."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from mnist_exp.data.formats import read_sample
+from mnist_exp.data.pictures import read_grey
 from mnist_exp.inference.frame import frame
 
 DIGITS = read_sample()[0][::50]
@@ -111,3 +114,10 @@ def test_printed_digits_keep_their_proportions():
         ys, xs = np.nonzero(frame(picture).image)
         assert np.ptp(ys) + 1 == 20
         assert abs(np.ptp(xs) + 1 - 20 * (right - left) / (bottom - top)) < 1.5
+
+
+def test_white_strokes_on_nothing_are_seen():
+    for digit in DIGITS[:5]:
+        content, white = io.BytesIO(), np.full_like(digit, 255)
+        Image.fromarray(np.dstack([white, white, white, digit])).save(content, "PNG")
+        assert np.array_equal(frame(read_grey(content, "drawn", 28)).image, digit)
