@@ -97,7 +97,9 @@ class Model:
         by ``inference.frame``. With ``tta_runs`` above 1, the mean over so many fixed shifts of each.
         Raises UserError for images of another kind.
         """
-        found = torch.as_tensor(images)
+        found = (
+            images if isinstance(images, Tensor) else torch.tensor(np.asarray(images))
+        )  # a copy: it may be read-only
         if found.dtype != torch.uint8 or found.ndim != 3 or found.shape[1:] != (28, 28):
             raise UserError(f"images must be uint8 [N, 28, 28], not {found.dtype} {list(found.shape)}")
         return torch.stack([member.probabilities(found, tta_runs) for member in self.members])

@@ -241,11 +241,11 @@ def test_a_network_that_does_not_answer_is_named(command, place, drawn_at_once, 
     lines += ["        super().__init__(784, num_classes)", "    def forward(self, images):"]
     lines += ["        if not torch.is_inference_mode_enabled() or len(images) > 1:"]
     lines += ["            return super().forward(images.flatten(1))", f"        return {answers}"]
-    (place / "mine.py").write_text("\n".join(lines))
+    (place / "drawn_net.py").write_text("\n".join(lines))
     monkeypatch.syspath_prepend(str(place))
     monkeypatch.setenv("MNIST_EXP_ALLOW", "mine.*")
     monkeypatch.delitem(sys.modules, "mine", raising=False)
-    net = ["model._target_=mine.Net", "~model.channels", "~model.ghost_batch_size"]
+    net = ["model._target_=drawn_net.Net", "~model.channels", "~model.ghost_batch_size"]
     assert command("train", *SMALL, *net, "hydra.run.dir=run").status == 0
     done = command("draw", "run")
     assert done.status == 2
