@@ -375,8 +375,15 @@ BOMBS = {
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("text", BOMBS.values(), ids=BOMBS)
-@pytest.mark.parametrize("flags", [[], ["--cfg", "job", "--resolve"], ["--multirun", "hparams_search=quick"]], ids=len)
+@pytest.mark.parametrize(
+    ("text", "flags"),
+    [
+        *((text, []) for text in BOMBS.values()),
+        (BOMBS["text"], ["--cfg", "job", "--resolve"]),
+        (BOMBS["text"], ["--multirun", "hparams_search=quick"]),
+    ],
+    ids=[*BOMBS, "printed", "searched"],
+)
 def test_references_end(command, place, text, flags):
     given = config_folder(place, f"# @package _global_\ntags: ['${{a0}}']\n{text}\n")
     before = files(place)

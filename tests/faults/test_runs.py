@@ -35,7 +35,7 @@ def fail_and_go_on(machine, place: Path, whole: Path, kind: str, at: int) -> Non
 SHARE = 16  # the fast suite fails at one in so many boundaries
 
 
-@pytest.mark.parametrize("kind", ["kill", "full"])
+@pytest.mark.parametrize("kind", ["kill", pytest.param("full", marks=pytest.mark.slow)])
 def test_a_run_goes_on_from_a_share_of_all_boundaries(machine, tmp_path, whole_run, kind):
     first = 1 + SHARE // 2 * (kind == "full")
     for at in range(first, len(whole_run[1]) + 1, SHARE):

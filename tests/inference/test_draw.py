@@ -243,8 +243,8 @@ def test_a_network_that_does_not_answer_is_named(command, place, drawn_at_once, 
     lines += ["            return super().forward(images.flatten(1))", f"        return {answers}"]
     (place / "drawn_net.py").write_text("\n".join(lines))
     monkeypatch.syspath_prepend(str(place))
-    monkeypatch.setenv("MNIST_EXP_ALLOW", "mine.*")
-    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    monkeypatch.setenv("MNIST_EXP_ALLOW", "drawn_net.*")
+    monkeypatch.delitem(sys.modules, "drawn_net", raising=False)
     net = ["model._target_=drawn_net.Net", "~model.channels", "~model.ghost_batch_size"]
     assert command("train", *SMALL, *net, "hydra.run.dir=run").status == 0
     done = command("draw", "run")

@@ -339,6 +339,7 @@ def test_a_launcher_that_cannot_start_costs_no_trial(command, place):
     assert not (place / "outputs").exists()
 
 
+@pytest.mark.slow
 def test_what_a_search_deleted_stays_away_from_its_best(command, place):
     extra = ["~augment.strong.erasing", "evaluate.tta_shift=1", "trainer.precision=fp32"]
     assert command(*TINY, *extra, "hydra.sweeper.n_trials=1").status == 0
@@ -350,6 +351,7 @@ def test_what_a_search_deleted_stays_away_from_its_best(command, place):
     assert config["trainer"]["precision"] == "fp32"
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_with_its_seed_and_its_trials_whole(command, place):
     assert command(*TINY, "hydra.sweeper.n_trials=1").status == 0
     done = command(*TINY, "hydra.sweeper.n_trials=2", "seed=7")
