@@ -141,11 +141,9 @@ def _scores(made: Export) -> str:
         )
     rows = list(_rows(made.member, set(own.values())))
     table = ["| Images | Scored | Accuracy | 95 % interval (Wilson) |", "|---|---|---|---|", *rows]
-    seen = (
-        "Test images were scored once, when training had ended."
-        if "test_acc" in info["metrics"]
-        else "No test images were scored."
-    )
+    times = made.member.run.test_scored
+    once = "Test images were scored once, when training had ended."
+    seen = ["No test images were scored.", once][times] if times < 2 else f"Test images were scored {times} times."
     chosen = (
         "Nothing was selected" if info.get("best_epoch") is None else "The best epochs were chosen on validation images"
     )
