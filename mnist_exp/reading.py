@@ -243,7 +243,11 @@ def array_header(file: IO[bytes], name: str) -> tuple[np.dtype[Any], list[int], 
     found = _HEADER.fullmatch(header)
     if found is None:
         raise ValueError(f"{name} is no array of numbers as NumPy writes it")
-    return np.dtype(found[1].decode()), [int(size) for size in re.findall(rb"\d+", found[3])], found[2] == b"True"
+    try:
+        kind = np.dtype(found[1].decode())
+    except TypeError as error:  # such as <f1
+        raise ValueError(f"{name} is no array of numbers as NumPy writes it") from error
+    return kind, [int(size) for size in re.findall(rb"\d+", found[3])], found[2] == b"True"
 
 
 # ------------------------------------------------------------------------------------------------------------ archives

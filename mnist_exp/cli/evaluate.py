@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import os
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_exp.errors import UserError, require
+from mnist_exp.errors import UserError, WrongValue, require
 
 if TYPE_CHECKING:
     from mnist_exp.inference.evaluate import Evaluation
@@ -33,9 +33,13 @@ def evaluate(arguments: list[str]) -> None:
     from mnist_exp.inference.evaluate import evaluate as score
     from mnist_exp.inference.load import load_model
 
-    found = score(load_model(*runs, checkpoint=options.checkpoint), options.split, options.tta, options.data)
-    _tell(found, options.tta)
-    _write(found, output, options)
+    model = load_model(*runs, checkpoint=options.checkpoint)
+    try:
+        found = score(model, options.split, options.tta, options.data)
+    except WrongValue as error:
+        raise UserError(f"--tta {options.tta}: {error}") from error
+    _tell(found, options.tta, options.checkpoint == "best")
+    _write(found, output, options.tta, arguments)
     print(f"written  {output}")
 
 
@@ -67,11 +71,14 @@ def chosen(names: list[str], top: int | None) -> list[str]:
     from mnist_exp.runs.folder import is_run
 
     if top is None and all(is_run(Path(name)) for name in names):
+        twice = len({os.path.realpath(name) for name in names}) < len(names)
+        require(not twice, "RUN", " ".join(names), "each run once")
         return names
     from mnist_exp.compare.table import load_runs
+    from mnist_exp.named import is_folder
 
     for name in names:
-        require(Path(name).is_dir(), "RUN", name, "the folder of a run, or one that holds runs")
+        require(is_folder(name), "RUN", name, "the folder of a run, or one that holds runs")
     runs = load_runs(*names)
     done = runs[runs["status"] == "finished"] if len(runs) else runs
     if not len(done):
@@ -87,17 +94,21 @@ def chosen(names: list[str], top: int | None) -> list[str]:
 def _output(name: str | None) -> Path:
     """Return the folder to write to. Raises UserError if it cannot be one."""
     from mnist_exp.files import expanded
+    from mnist_exp.named import check_writable, is_folder
     from mnist_exp.runs.folder import is_run
 
     if name is None:
         return Path("outputs", "evaluations", f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S-%f}")
     folder = expanded(name)
-    fine = bool(name) and (folder.is_dir() or not folder.exists()) and not is_run(folder)
-    require(fine, "--output", name or repr(name), "a folder that is none of a run")
+    real = Path(os.path.realpath(folder))
+    fine = bool(name) and (is_folder(str(real)) or not os.path.lexists(real))
+    fine = fine and not any(is_run(path) for path in (real, *real.parents))
+    require(fine, "--output", name or repr(name), "a folder, and none of a run")
+    check_writable("output", str(real))
     return folder
 
 
-def _tell(found: Evaluation, tta_runs: int) -> None:
+def _tell(found: Evaluation, tta_runs: int, best_ones: bool) -> None:
     """Print what was found."""
     import pandas as pd
 
@@ -107,17 +118,15 @@ def _tell(found: Evaluation, tta_runs: int) -> None:
     classes = pd.DataFrame(found.of_classes())
     screen.print(table(classes, list(classes.columns), f"{found.data} {found.split}, class by class"))
     if several:
-        columns = ["name", "val_acc", "accuracy", "low", "high", "loss", "calibration_error"]
+        columns = ["name", *(["val_acc"] if best_ones else []), "accuracy", "low", "high", "loss", "calibration_error"]
         screen.print()
         screen.print(table(pd.DataFrame(found.of_members()), columns, f"{len(found.members)} members"))
         gain = found.gain()
         say(screen, f"agreement   {found.agreement():.2f} % of the images are told the same by all")
         only = f"{gain['only_ensemble']} images right by it alone, {gain['only_member']} by that alone"
-        say(
-            screen,
-            f"gain        {gain['difference']:+.2f} points over {gain['over']}, the best by validation: {only}, ",
-        )
-        say(screen, f"            McNemar's exact p {gain['p']:.2g}")
+        best = ", the best by validation" if gain["validated"] else ""
+        gained = f"{gain['difference']:+.2f} points over {gain['over']}{best}"
+        say(screen, f"gain        {gained}: {only}, McNemar's exact p {gain['p']:.2g}")
     shifts = f", TTA x {tta_runs}" if tta_runs > 1 else ""
     who = (
         f"ensemble of {len(found.members)}"
@@ -134,7 +143,7 @@ def _tell(found: Evaluation, tta_runs: int) -> None:
         say(screen, f"         the test set has been scored {times} time{'s' * (times > 1)} for {member.name}")
 
 
-def _write(found: Evaluation, output: Path, options: argparse.Namespace) -> None:
+def _write(found: Evaluation, output: Path, tta_runs: int, arguments: list[str]) -> None:
     """Write predictions, pictures, and evaluation.json, which says what they are of."""
     from mnist_exp.files import atomic_write
     from mnist_exp.runs import pictures
@@ -148,9 +157,9 @@ def _write(found: Evaluation, output: Path, options: argparse.Namespace) -> None
     title = f"{found.data} {found.split}, {len(found.labels):,} images"
     pictures.plot_reliability(probs, found.labels, output / CALIBRATION, title)
     about: dict[str, Any] = {
-        "command": shlex.join(["python", "-m", "mnist_exp", "evaluate", *sys.argv[2:]]),
+        "command": shlex.join(["python", "-m", "mnist_exp", "evaluate", *arguments]),
         "split": found.split,
-        "tta_runs": options.tta,
+        "tta_runs": tta_runs,
         "data": found.members[0].run.dataset,
         "members": [
             {"run": str(member.run.path), "checkpoint": member.checkpoint.name, **row}

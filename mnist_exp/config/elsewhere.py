@@ -7,7 +7,6 @@ the environment lands in a file, and that reading them ends.
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -150,26 +149,38 @@ def refuse_endless(tree: Mapping[str, Any], origin: str | Path) -> None:
 
     Twenty keys, each of which names the next one twice, would take a million steps to resolve.
     """
-    known: dict[tuple[str, ...], int] = {}
+    known: dict[tuple[str, ...], tuple[int, int]] = {}
+    endless = (_MUCH + 1, _FAR + 1)
 
-    def cost(node: Any, path: tuple[str, ...], depth: int) -> int:
-        """Return the letters and values that ``node`` is, resolved."""
+    def size(node: Any, path: tuple[str, ...], depth: int) -> tuple[int, int]:
+        """Return the letters and values that ``node`` is, resolved, and how many references follow one another in it."""
         if isinstance(node, Mapping | list):
             pairs = node.items() if isinstance(node, Mapping) else enumerate(node)
-            return 1 + sum(cost(child, (*path, str(key)), depth) for key, child in pairs)
+            parts = [size(child, (*path, str(key)), depth) for key, child in pairs]
+            return 1 + sum(part[0] for part in parts), max((part[1] for part in parts), default=0)
         text = str(node)
         references = _REFERENCE.findall(text) if isinstance(node, str) else ()
-        return 1 + len(text) + sum(named(_absolute(reference, path), depth + 1) for reference in references)
+        parts = [named(_absolute(reference, path), depth + 1) for reference in references]
+        return 1 + len(text) + sum(part[0] for part in parts), max((1 + part[1] for part in parts), default=0)
 
-    def named(path: tuple[str, ...], depth: int) -> int:
+    def named(path: tuple[str, ...], depth: int) -> tuple[int, int]:
         if path not in known:
-            known[path] = _MUCH  # of one that leads back here
-            node = functools.reduce(_child, path, tree)
-            known[path] = _MUCH if depth > _FAR else min(cost(node, path, depth), _MUCH)
+            known[path] = endless  # of one that leads back here
+            node: Any = tree
+            for place, key in enumerate(path):
+                if depth > _FAR:
+                    return endless
+                if isinstance(node, str) and _REFERENCE.fullmatch(node):  # what it names holds the rest of the path
+                    letters, far = named((*_absolute(node, path[:place]), *path[place:]), depth + 1)
+                    known[path] = min((letters + 1, far + 1), endless)
+                    return known[path]
+                node = _child(node, key)
+            known[path] = min(size(node, path, depth), endless)
         return known[path]
 
     for key, child in tree.items():
-        if cost(child, (str(key),), 0) > _MUCH:
+        letters, far = size(child, (str(key),), 0)
+        if letters > _MUCH or far > _FAR:
             raise UserError(
                 f"{origin}: {key} refers to keys that refer to others, too far ({_FAR} times) or to too much "
                 f"({_MUCH:,} letters); put values in their place"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from mnist_exp.config.build import build
-from mnist_exp.data.sets import Data
+from mnist_exp.config.build import build, trusting
+from mnist_exp.data.sets import CustomData, Data
 from mnist_exp.data.splits import LoaderSplit, Split, Splits
 from mnist_exp.errors import UserError
 from mnist_exp.inference.load import Member, Model
@@ -98,10 +101,10 @@ class Evaluation:
         best = max(range(len(self.members)), key=lambda place: (_val_acc(self.members[place]) or -1.0, -place))
         ours, theirs = (probs.argmax(1) == self.labels for probs in (self.together, self.probs[best]))
         more, less = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
-        member = self.of_members()[best]["name"]
         points = 100 * (more - less) / len(ours)
         return {
-            "over": member,
+            "over": self.of_members()[best]["name"],
+            "validated": _val_acc(self.members[best]) is not None,
             "difference": points,
             "only_ensemble": more,
             "only_member": less,
@@ -118,24 +121,21 @@ def evaluate(model: Model, split: str, tta_runs: int = 1, root: str | None = Non
     first, *others = model.members
     for other in others:
         _refuse_others(first, other, split)
-    splits = {id(first): _splits(first, root)}
-    part = _part(first, splits[id(first)], split)
-    if split == "test":
-        for member in model.members:
-            _count(member.run)
+    splits = _splits(first, root)
+    parts = [_part(first, splits, split)]
+    # data with transforms of their own are as each member's config has them
+    parts += [_part(m, _splits(m, root), split) if parts[0].own_transforms else parts[0] for m in others]
+    shifts = [PLAIN if tta_runs == 1 else member.with_tta(tta_runs).shifts for member in model.members]
+    if split == "test":  # all that can be wrong has been looked at
+        _count(model.members)
     found, labels = [], None
-    for member in model.members:
-        own = part
-        if part.own_transforms and member is not first:  # of the member's config
-            own = _part(member, _splits(member, root), split)
-        shifts = PLAIN if tta_runs == 1 else member.with_tta(tta_runs).shifts
-        probs, labels = member.evaluator.probabilities(
-            member.network, own.to(member.trainer.device), member.trainer.autocast(), shifts
-        )
-        found.append(probs.numpy())
+    for member, part, views in zip(model.members, parts, shifts, strict=True):
+        autocast, device = member.trainer.autocast(), member.trainer.device
+        probs, labels = member.evaluator.probabilities(member.network, part.to(device), autocast, views)
+        found.append(member.told(probs).numpy())
     assert labels is not None
-    name = splits[id(first)].name
-    return Evaluation(model.members, split, name, model.classes, pictures_of(part), np.stack(found), labels.numpy())
+    images = pictures_of(parts[0])
+    return Evaluation(model.members, split, splits.name, model.classes, images, np.stack(found), labels.numpy())
 
 
 def _splits(member: Member, root: str | None) -> Splits:
@@ -147,12 +147,17 @@ def _splits(member: Member, root: str | None) -> Splits:
     if (
         saved["name"] == "sample" and OmegaConf.select(config, "data.name") != "sample"
     ):  # in place of what was not there
-        changes |= {"name": "sample", "val_size": saved["val"]}
+        changes = {"name": "sample", "val_size": saved["val"]}
     changed: DictConfig = OmegaConf.merge(config, {"data": changes})  # type: ignore[assignment]
     try:
-        dataset = build(changed, "data")
+        with trusting():
+            dataset = build(changed, "data")
+        if root is not None:
+            dataset.root = root
         if isinstance(dataset, Data):
             dataset.reads_only, dataset.fallback = True, None
+        if isinstance(dataset, CustomData):  # before all of it is read
+            _refuse_other_sizes(dataset, saved)
         splits: Splits = dataset.load()
     except UserError as error:
         raise UserError(f"the data of {member.run.path}: {error}. Name their folder: --data FOLDER") from error
@@ -162,6 +167,14 @@ def _splits(member: Member, root: str | None) -> Splits:
             f"{saved['md5']}), so what was held out is not known. Name the folder of its data: --data FOLDER"
         )
     return splits
+
+
+def _refuse_other_sizes(dataset: CustomData, saved: dict[str, Any]) -> None:
+    found, known = (len(dataset.train), len(dataset.test)), (saved["train"] + saved["val"], saved["test"])
+    if found[1] != known[1] or (dataset.train_limit is None and found[0] != known[0]):
+        raise UserError(
+            f"{found[0]:,} and {found[1]:,} images are found, {known[0]:,} and {known[1]:,} were trained on"
+        )
 
 
 def _part(member: Member, splits: Splits, split: str) -> Split | LoaderSplit:
@@ -175,11 +188,14 @@ def _part(member: Member, splits: Splits, split: str) -> Split | LoaderSplit:
 
 def _refuse_others(first: Member, other: Member, split: str) -> None:
     """Raise UserError if ``other`` was not trained on the data of ``first``, or has seen what those are scored on."""
-    keys = ("md5", split, *(("split_seed",) if split == "val" else ()))
-    ours, theirs = ({key: member.run.dataset.get(key) for key in keys} for member in (first, other))
+    keys = ("md5", "test", *(("val", "split_seed") if split == "val" else ()))
+    ours, theirs = (
+        {key: member.run.dataset.get(key) for key in keys} | {"invert": OmegaConf.select(member.config, "data.invert")}
+        for member in (first, other)
+    )
     if ours == theirs and ours["md5"] is not None:
         return
-    differ = ", ".join(f"{key} {ours[key]} and {theirs[key]}" for key in keys if ours[key] != theirs[key])
+    differ = ", ".join(f"{key} {ours[key]} and {theirs[key]}" for key in ours if ours[key] != theirs[key])
     reason = f"have other data ({differ})" if differ else "say nothing that tells their data apart"
     raise UserError(
         f"{first.run.path} and {other.run.path} {reason}: one may have been trained on what the other is scored on, "
@@ -187,18 +203,26 @@ def _refuse_others(first: Member, other: Member, split: str) -> None:
     )
 
 
-def _count(run: RunFolder) -> None:
-    """Count one more scoring of the test set, before it is done. Raises UserError if that cannot be written down."""
-    try:
-        with run_lock(run.path):
-            now = RunFolder.open(run.path)
-            now.update(test_scored=now.test_scored + 1)
-    except OSError as error:
-        raise UserError(
-            f"{run.path} cannot be written ({error.strerror}), and each scoring of the test set is counted in its run; "
-            "copy the run to where you may write, or type --split val"
-        ) from error
-    run.info = now.info
+def _count(members: Sequence[Member]) -> None:
+    """Count one more scoring of the test set, in all runs or in none. Raises UserError if that cannot be written down."""
+    with contextlib.ExitStack() as locks:
+        runs = {
+            member.run.path.resolve(): member.run for member in members
+        }  # of one run there may be several checkpoints
+        try:
+            for path in runs:
+                locks.enter_context(run_lock(path))
+            for run in runs.values():
+                if not os.access(run.path, os.W_OK):
+                    raise PermissionError(None, "it may not be changed")
+                now = RunFolder.open(run.path)
+                now.update(test_scored=now.test_scored + 1)
+                run.info = now.info
+        except OSError as error:
+            raise UserError(
+                f"{', '.join(map(str, runs))}: {error.strerror}; each scoring of the test set is counted in its run. Copy "
+                "the run to where you may write, or type --split val"
+            ) from error
 
 
 def _val_acc(member: Member) -> float | None:

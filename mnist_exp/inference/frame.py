@@ -141,7 +141,7 @@ def _middle(values: np.ndarray) -> float:
     sums = (counts * centres).cumsum()
     with np.errstate(invalid="ignore", divide="ignore"):
         apart = below * above * (sums[:-1] / below - (sums[-1] - sums[:-1]) / above) ** 2
-    return float(edges[1 + np.nan_to_num(apart).argmax()])
+    return max(float(edges[1 + np.nan_to_num(apart).argmax()]), float(values.min()))
 
 
 def _fitted(ink: np.ndarray) -> np.ndarray:

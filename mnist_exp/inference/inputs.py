@@ -31,6 +31,7 @@ AT_ONCE = 4096  # images of a batch
 _LEAST = 1024  # pixels a side that are decoded of a JPEG: a digit may be a small part of it
 _SIZE = 784  # bytes of an image
 _PIPED = 256 * MIB  # of what is not to be read from its start to its end, and comes through a pipe
+_CHUNK = 1 << 16  # bytes that are read of an archive at once
 _WANTED = f"a picture ({', '.join(FORMATS)}), a folder of them, idx, npz or Kaggle's test.csv"
 _TORN = (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile, struct.error, NotImplementedError, RuntimeError)
 
@@ -247,7 +248,7 @@ def _images(file: IO[bytes], count: int) -> Iterator[np.ndarray]:
 
 def _exactly(file: IO[bytes], size: int) -> bytes:
     content = b""
-    while len(content) < size and (chunk := file.read(size - len(content))):
+    while len(content) < size and (chunk := file.read(min(size - len(content), _CHUNK))):
         content += chunk
     if len(content) < size:
         raise EOFError("it ends too early")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -58,13 +60,20 @@ class Member:
         shifts = PLAIN if tta_runs == 1 else self.with_tta(tta_runs).shifts
         parts = images.split(_AT_ONCE) if len(images) else ()
         found = [self.evaluator.of_images(self.network, part, self.trainer, shifts) for part in parts]
-        return torch.cat(found) if found else torch.empty(0, len(self.classes))
+        return self.told(torch.cat(found)) if found else torch.empty(0, len(self.classes))
+
+    def told(self, probabilities: Tensor) -> Tensor:
+        """Return ``probabilities``. Raises UserError if some are no numbers."""
+        if not probabilities.isfinite().all():
+            raise UserError(f"{self.checkpoint}: what its network answers are no numbers; try another --checkpoint")
+        return probabilities
 
     @functools.cache  # noqa: B019  # members live as long as the process
     def with_tta(self, tta_runs: int) -> Evaluator:
         """Return its evaluator, but that averages over so many shifts."""
         changed = OmegaConf.merge(self.config, {"evaluate": {"tta_runs": tta_runs}})
-        found: Evaluator = build(changed, "evaluate")  # type: ignore[arg-type]
+        with trusting():
+            found: Evaluator = build(changed, "evaluate")  # type: ignore[arg-type]
         return found
 
 
@@ -119,20 +128,29 @@ def load_member(path: Path, checkpoint: str = "best") -> Member:
     """Return the network of the run in ``path``. Raises UserError naming what is missing or wrong."""
     run = RunFolder.open(expanded(path))
     config = run_config(run)
+    file = checkpoint_file(run, checkpoint)
     trainer = Trainer("auto", _precision(run))
     try:
         with trusting():
-            network, evaluator = build(config, "model"), build(config, "evaluate")
-    except (UserError, HydraException, OmegaConfBaseException) as error:
+            with torch.device("meta"):  # takes no memory, however large it is
+                _refuse_larger(_network(config, run), file, run.hydra_config)
+            network, evaluator = _network(config, run), build(config, "evaluate")
+    except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"{run.hydra_config}: {error}") from error
-    require(
-        isinstance(network, nn.Module), "model._target_", type(network).__name__, f"a network, in {run.hydra_config}"
-    )
     kind = type(evaluator).__name__
     require(isinstance(evaluator, Evaluator), "evaluate._target_", kind, f"an Evaluator, in {run.hydra_config}")
-    file = checkpoint_file(run, checkpoint)
     load_weights(network, load(file, network.state_dict())["model"], file)
     return Member(run, config, file, network.to(trainer.device).eval(), evaluator, trainer)
+
+
+def _network(config: DictConfig, run: RunFolder) -> nn.Module:
+    try:
+        network: nn.Module = build(config, "model")
+    except UserError as error:
+        raise UserError(f"{run.hydra_config}: {error}") from error
+    kind = type(network).__name__
+    require(isinstance(network, nn.Module), "model._target_", kind, f"a network, in {run.hydra_config}")
+    return network
 
 
 def run_config(run: RunFolder) -> DictConfig:
@@ -142,32 +160,41 @@ def run_config(run: RunFolder) -> DictConfig:
 
 
 def checkpoint_file(run: RunFolder, checkpoint: str) -> Path:
-    """Return the file that ``checkpoint`` says: see ``load_model``. Raises UserError if there is none."""
-    if checkpoint not in KINDS:
+    """Return the file that ``checkpoint`` says: see ``load_model``. Raises UserError if there is none in the run's folder."""
+    if checkpoint in KINDS:
+        file = _of_kind(run, checkpoint)
+        if file is None:
+            there = " and ".join(kind for kind in KINDS if _of_kind(run, kind))
+            hint = f"there is --checkpoint {there}" if there else "it has none; was it cut off before its first?"
+            raise UserError(f"{run.path} has no {checkpoint} checkpoint: {hint}")
+    else:  # of another run it would be scored, and counted, as this one's
         file = expanded(checkpoint)
-        require(file.is_file(), "--checkpoint", checkpoint, f"{', '.join(KINDS)}, or the file of one")
-        return file
-    best = run.info.get("best_epoch")
-    averages = run.checkpoints.glob(f"{run.prefix}_swa_epoch*.pth")
-    file = run.checkpoints / "last.pth"
-    if checkpoint == "swa":
-        file = max(averages, key=lambda path: path.stat().st_mtime, default=run.checkpoints / "none")
-    elif checkpoint == "best" and best is not None:
-        file = run.checkpoint(best)
-    if not file.exists():
-        there = [kind for kind in KINDS if kind != checkpoint and _exists(run, kind)]
-        hint = (
-            f"there is --checkpoint {' and '.join(there)}" if there else "it has none; was it cut off before its first?"
-        )
-        raise UserError(f"{run.path} has no {checkpoint} checkpoint: {hint}")
+        own = file.is_file() and file.resolve().parent == run.checkpoints.resolve()
+        require(own, "--checkpoint", checkpoint, f"{', '.join(KINDS)}, or a file in {run.checkpoints}")
+    for path in (run.checkpoints, file):
+        if path.is_symlink():
+            raise UserError(f"{path} is a link: a run is read from its own folder. Put what it leads to in its place")
     return file
 
 
-def _exists(run: RunFolder, checkpoint: str) -> bool:
-    if checkpoint == "swa":
-        return any(run.checkpoints.glob(f"{run.prefix}_swa_epoch*.pth"))
+def _of_kind(run: RunFolder, checkpoint: str) -> Path | None:
+    """Return the file of the best, the last or the averaged weights; None if there is none."""
     best = run.info.get("best_epoch")
-    return (run.checkpoint(best) if checkpoint == "best" and best else run.checkpoints / "last.pth").exists()
+    file: Path | None = run.checkpoints / "last.pth"
+    if checkpoint == "swa":
+        name = re.compile(re.escape(run.prefix) + r"_swa_epoch(\d{1,9})\.pth")
+        found = {int(m[1]): path for path in run.checkpoints.glob("*.pth") if (m := name.fullmatch(path.name))}
+        file = found[max(found)] if found else None
+    elif checkpoint == "best" and best is not None:
+        file = run.checkpoint(best)
+    return file if file is not None and os.path.lexists(file) else None
+
+
+def _refuse_larger(network: nn.Module, file: Path, origin: Path) -> None:
+    """Raise UserError if the ``network`` that a config describes has more weights than are in its checkpoint."""
+    weights, held = sum(tensor.nbytes for tensor in network.state_dict().values()), file.stat().st_size
+    if weights > held + 2**20:
+        raise UserError(f"{origin} says a network of {weights:,} bytes; {file}, its weights, has {held:,}")
 
 
 def _precision(run: RunFolder) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mnist_exp.checked import STRICT, Positive
 from mnist_exp.config.build import build, trusting
-from mnist_exp.config.elsewhere import refuse_resolvers
+from mnist_exp.config.elsewhere import refuse_endless, refuse_resolvers
 from mnist_exp.config.recipe import modernised
 from mnist_exp.errors import UserError, require
 from mnist_exp.files import expanded
@@ -123,6 +123,7 @@ def load_export(folder: str | Path) -> Servable:
 def _built(config: ExportConfig, file: Path) -> nn.Module:
     """Return the network that ``config``, from ``file``, describes, its weights yet to be loaded."""
     refuse_resolvers(config.model, file)
+    refuse_endless({"model": config.model}, file)
     try:
         with trusting():
             network = build(OmegaConf.create({"model": modernised(config.model)}), "model")

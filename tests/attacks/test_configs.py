@@ -370,6 +370,13 @@ BOMBS = {
     "lists": bomb(40, "x", "['${{{0}}}', '${{{0}}}']"),
     "neighbours": f"b:\n{bomb(40, 'x').replace('${', '${.')}\na0: '${{b.a0}}'".replace("\na", "\n  a", 41),
     "a circle": bomb(3, "'${a0}${a0}'"),
+    "references behind references": "\n".join(
+        [f"p{n}: '${{a{n}}}'\na{n}: {{v: '${{p{n + 1}.v}}${{p{n + 1}.v}}'}}" for n in range(30)]
+        + ["p30: '${a30}'", "a30: {v: x}"]
+    ),
+    "a chain that was begun at its end": "k0: x\n"
+    + "\n".join(f"k{n}: '${{k{n - 1}}}'" for n in range(1, 400))
+    + "\na0: '${k399}'",
     "a chain": "\n".join(f"a{level}: '${{a{level + 1}}}'" for level in range(2000)) + "\na2000: x",
 }
 

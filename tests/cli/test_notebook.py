@@ -39,6 +39,7 @@ def test_a_notebook_keeps_its_own_logging_and_environment(place):
     assert "mine" not in (run.path / "train.log").read_text().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_used_again_is_read_again(place):
     found = []
     for k in (3, 4):

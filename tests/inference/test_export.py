@@ -146,7 +146,9 @@ def test_the_card_claims_only_scores_of_what_the_file_computes(command, run, pla
 
     about = info(run)
     best = next((run / "checkpoints").glob(f"*_ckpt_epoch{about['best_epoch']}.pth"))
-    shutil.copy(best, place / "other.pth")
+    shutil.copy(best, run / "checkpoints" / "other.pth")
+    if checkpoint.endswith(".pth"):
+        checkpoint = str(run / "checkpoints" / checkpoint)
     if checkpoint == "last":  # as if another epoch had been the best
         other = 3 - about["best_epoch"]
         (run / "run.json").write_text(json.dumps(about | {"best_epoch": 1}))

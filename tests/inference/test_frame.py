@@ -121,3 +121,12 @@ def test_white_strokes_on_nothing_are_seen():
         content, white = io.BytesIO(), np.full_like(digit, 255)
         Image.fromarray(np.dstack([white, white, white, digit])).save(content, "PNG")
         assert np.array_equal(frame(read_grey(content, "drawn", 28)).image, digit)
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (3, 1), (5, 5), (256, 256)])
+def test_pictures_that_show_no_two_kinds_of_grey_are_read(shape):
+    """Small ones, and smooth ones."""
+    values = np.linspace(0, 255, shape[0] * shape[1]).reshape(shape).astype(np.uint8)
+    for pixels in (values, values.T, np.roll(values, 1), np.full(shape, 200, np.uint8)):
+        image, _ = frame(Image.fromarray(pixels), "auto")
+        assert (image.shape, image.dtype) == ((28, 28), np.uint8)

@@ -15,6 +15,7 @@ from helpers import SMALL
 from PIL import Image
 
 from mnist_exp import load_model
+from mnist_exp.data.formats import read_sample
 
 HEADER = ["file", "label", "confidence", "second", "second_confidence", "note"]
 
@@ -282,3 +283,18 @@ def test_memory_does_not_grow_with_the_input(place, other):
         peaks.append(int(done.stdout.split()[-1]))
     assert peaks[1] < 1024
     assert peaks[1] - peaks[0] < 60
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_an_npz_of_thousands_is_read(command, place, run, save):
+    save("many.npz", images=read_sample()[0])
+    assert command("predict", str(run), "--input", "many.npz", "--output", "out.csv").status == 0
+    assert len(Path("out.csv").read_text().splitlines()) == 5001
+
+
+def test_a_type_that_numpy_does_not_know_is_a_message(command, place, run):
+    np.save("a.npy", np.zeros((1, 28, 28), np.float32))
+    Path("a.npy").write_bytes(Path("a.npy").read_bytes().replace(b"<f4", b"<f1"))
+    done = command("predict", str(run), "--input", "a.npy", "--output", "out.csv")
+    assert done.status == 2
+    assert "a.npy" in done.err

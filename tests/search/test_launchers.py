@@ -26,6 +26,7 @@ def test_two_processes_share_the_trials_and_the_threads(shell, place):
     assert config["trainer"]["threads"] == max(1, len(os.sched_getaffinity(0)) // 2)
 
 
+@pytest.mark.slow
 def test_a_dead_worker_does_not_end_the_search(shell, place, monkeypatch):
     (place / "mine.py").write_text(
         "import os, pathlib\nfrom mnist_exp.parts.models import SmallCNN\n"

@@ -297,6 +297,7 @@ def test_a_trial_that_cannot_even_begin_fails_once_and_says_why(command, place):
     assert trials(place)[0].user_attrs["attempts"] == 1
 
 
+@pytest.mark.slow
 def test_a_trial_cut_off_while_it_was_drawn_is_completed(command, place):
     assert command(*TINY, "hydra.sweeper.n_trials=1").status == 0
     study = optuna.load_study(study_name="quick", storage=f"sqlite:///{place}/outputs/sweeps/quick/study.db")

@@ -43,6 +43,7 @@ def test_every_point_of_a_small_space_is_found(tmp_path):
     assert len(points) == 16
 
 
+@pytest.mark.slow
 def test_a_trial_that_is_started_twice_is_run_once(command, place):
     """As a cluster's queue does, when a sweeper was killed with jobs in it."""
     assert command(*TINY, "hydra.sweeper.n_trials=1").status == 0

@@ -1,15 +1,18 @@
 """evaluate: what a finished run, or an ensemble, says of the images that were held out, and of test, which is counted."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import SMALL, info, run_command
 
 from mnist_exp import load_model, load_runs
 from mnist_exp.data.formats import read_sample
+from mnist_exp.data.sets import Data
 from mnist_exp.statistics import calibration_error, mcnemar
 
 TRAIN = [*SMALL, "data.train_limit=600", "optimizer.lr=0.02"]
@@ -110,9 +113,13 @@ def test_the_best_of_a_folder_are_chosen_by_validation(command, runs):
 
 
 def test_the_images_are_those_that_were_held_out(command, runs):
-    """None of them was trained on: their accuracy is that of an epoch's validation, and labels are stratified."""
+    """None of them was trained on."""
     assert command("evaluate", "runs/a", "--output", "out").status == 0
-    assert np.bincount(np.load("out/predictions.npz")["labels"]).tolist() == [50] * 10
+    kept, splits = np.load("out/predictions.npz"), Data("sample", "", val_size=500).load()
+    assert kept["labels"].tolist() == splits.val.labels.tolist()
+    np.testing.assert_array_equal(kept["images"], splits.val.images.numpy()[kept["wrong"]])
+    trained = {image.tobytes() for image in splits.train.images.numpy()}
+    assert not trained & {image.tobytes() for image in splits.val.images.numpy()}
 
 
 def test_what_cannot_be_scored_together_is_refused(command, runs, data_root):
@@ -124,10 +131,23 @@ def test_what_cannot_be_scored_together_is_refused(command, runs, data_root):
     done = command("evaluate", "runs/a", "runs/e", "--split", "test", "--output", "out2")
     assert (done.status, "test 1000 and 800" in done.err) == (2, True), done.err
     assert info(runs / "e")["test_scored"] == 1, "nothing was scored"
+    done = command("evaluate", "runs/a", "runs/e", "--output", "out2")  # what one holds out, the other tests on
+    assert (done.status, "test 1000 and 800" in done.err) == (2, True), done.err
     assert not Path("out2").exists()
 
 
 def break_run(what: str, run: Path) -> None:
+    best = run / "checkpoints" / f"sample_seed42_ckpt_epoch{info(run)['best_epoch']}.pth"
+    if what == "no numbers":
+        saved = torch.load(best, weights_only=True)
+        saved["model"] = {name: tensor * float("nan") for name, tensor in saved["model"].items()}
+        torch.save(saved, best)
+    if what == "a large network":
+        file = run / ".hydra" / "config.yaml"
+        file.write_text(re.sub(r"channels:(\n  - \d+)+", "channels: [16, 30000, 30000]", file.read_text()))
+    if what == "a link":
+        shutil.move(best, run / "elsewhere")
+        best.symlink_to(run / "elsewhere")
     if what == "no checkpoint":
         shutil.rmtree(run / "checkpoints")
         (run / "checkpoints").mkdir()
@@ -151,6 +171,9 @@ def break_run(what: str, run: Path) -> None:
         ("no checkpoint", "has no best checkpoint"),
         ("a torn checkpoint", "torn or not a checkpoint"),
         ("other data", "is not what"),
+        ("no numbers", "are no numbers"),
+        ("a large network", "says a network of"),
+        ("a link", "is a link"),
         ("a target", "config.yaml"),
         ("no validation", "--split test"),
     ],
@@ -174,14 +197,21 @@ def test_a_run_that_cannot_be_scored_is_named(command, runs, what, words):
         (["runs/a", "--top", "0"], "--top"),
         (["runs/a", "--checkpoint", "best.pth"], "--checkpoint"),
         (["runs/a", "--output", "runs/a"], "--output"),
+        (["runs/a", "--output", "runs/a/results"], "--output"),
+        (["runs/a", "--output", "file/out"], "--output"),
+        (["runs/a", "runs/../runs/a"], "each run once"),
+        (["runs/a", "--checkpoint", "runs/b/checkpoints/last.pth"], "a file in runs/a/checkpoints"),
         (["runs/a", "--output", "file"], "--output"),
         (["runs/a", "--data", "nowhere", "--split", "tst"], "--split"),
     ],
 )
 def test_a_mistake_is_one_message(command, runs, typed, words):
     Path("file").write_text("x")
-    done = command("evaluate", *typed)
+    kept = (runs / "a" / "results" / "predictions.npz").read_bytes()
+    done = command("evaluate", *typed, *([] if "--split" in typed else ["--split", "test"]))
     assert done.status == 2
+    assert info(runs / "a")["test_scored"] == 1
+    assert (runs / "a" / "results" / "predictions.npz").read_bytes() == kept
     assert words in done.err
     assert "Traceback" not in done.err
 
