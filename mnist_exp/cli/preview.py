@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnist_exp.errors import UserError, require
+from mnist_exp.named import check_files, picture_kind
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-
-_PICTURES = ("png", "pdf", "svg")
 
 
 def preview(arguments: list[str]) -> None:
     """Carry out the command."""
     options = _parser().parse_intermixed_args(arguments)
     if options.output is not None:
-        _check_output(options.output)
+        check_files({"output": options.output})
+        picture_kind("output", options.output)
     config = _composed(options)
     from mnist_exp.config.build import trusting
     from mnist_exp.console import ConsoleHandler, console, say
@@ -37,7 +37,7 @@ def preview(arguments: list[str]) -> None:
     with threads_kept(), trusting():
         parts = build_components(config, new=True)
         found, when = examples(parts, config.seed), when_used(parts)
-    kind = "png" if name == "-" else Path(name).suffix.lower()[1:]
+    kind = picture_kind("output", name)
     title = f"{len(found)} images of {parts.splits.name}, seed {config.seed}"
     write_output(name, plot_examples(found, when, parts.splits.classes, title, kind))
     if name != "-":
@@ -58,11 +58,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", metavar="FILE", help="PNG, PDF or SVG, - to print a PNG (default: preview.png in paths.outputs)")
     add("--config-dir", metavar="FOLDER", help="of configs of your own, as for train")
     return parser
-
-
-def _check_output(name: str) -> None:
-    fine = name == "-" or (name.lower().endswith(tuple(f".{kind}" for kind in _PICTURES)) and not Path(name).is_dir())
-    require(fine, "--output", name or repr(name), f"the name of a picture, ending in {', '.join(_PICTURES)}")
 
 
 def _composed(options: argparse.Namespace) -> DictConfig:

@@ -143,17 +143,14 @@ def _splits(member: Member, root: str | None) -> Splits:
     saved, config = member.run.dataset, member.config
     if not saved:
         raise UserError(f"{member.run.path} never began to train: it says nothing of its data")
-    changes: dict[str, Any] = {} if root is None else {"root": root}
-    if (
-        saved["name"] == "sample" and OmegaConf.select(config, "data.name") != "sample"
-    ):  # in place of what was not there
+    changes: dict[str, Any] = {} if root is None else {"root": root.replace("${", r"\${")}  # a name, no reference
+    # what stood in for a set that was not there
+    if saved["name"] == "sample" and OmegaConf.select(config, "data.name") != "sample":
         changes = {"name": "sample", "val_size": saved["val"]}
     changed: DictConfig = OmegaConf.merge(config, {"data": changes})  # type: ignore[assignment]
     try:
         with trusting():
             dataset = build(changed, "data")
-        if root is not None:
-            dataset.root = root
         if isinstance(dataset, Data):
             dataset.reads_only, dataset.fallback = True, None
         if isinstance(dataset, CustomData):  # before all of it is read
@@ -206,9 +203,7 @@ def _refuse_others(first: Member, other: Member, split: str) -> None:
 def _count(members: Sequence[Member]) -> None:
     """Count one more scoring of the test set, in all runs or in none. Raises UserError if that cannot be written down."""
     with contextlib.ExitStack() as locks:
-        runs = {
-            member.run.path.resolve(): member.run for member in members
-        }  # of one run there may be several checkpoints
+        runs = {member.run.path.resolve(): member.run for member in members}
         try:
             for path in runs:
                 locks.enter_context(run_lock(path))
