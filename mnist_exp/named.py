@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,18 +23,23 @@ def check_files(files: Mapping[str, str]) -> None:
 
 
 def check_writable(option: str, name: str) -> None:
-    """Raise UserError if the file ``name`` cannot be made or changed: long work would be for nothing."""
+    """Raise UserError if the file, or folder, ``name`` cannot be made or changed: long work would be for nothing."""
     if name == "-":
         return
     path = Path(os.path.realpath(name))
     try:
         there = next(p for p in (path, *path.parents) if p.exists())
+        if there != path and not there.is_dir():
+            raise UserError(f"--{option} {name} cannot be written: {there} is no folder")
+        longest = max(map(len, map(os.fsencode, path.relative_to(there).parts)), default=0)
+        if there.is_dir() and longest > os.pathconf(there, "PC_NAME_MAX"):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        if not os.access(there, os.W_OK):
+            raise UserError(f"--{option} {name} cannot be written: {there} may not be changed; name another place")
+        if there.is_dir():  # what may be changed by its mode may still take no file
+            tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
-        raise UserError(f"--{option} {name} cannot be written: {error.strerror}") from error
-    if there != path and not there.is_dir():
-        raise UserError(f"--{option} {name} cannot be written: {there} is no folder")
-    if not os.access(there, os.W_OK):
-        raise UserError(f"--{option} {name} cannot be written: {there} may not be changed; name another place")
+        raise UserError(f"--{option} {name} cannot be written: {error.strerror}; name another place") from error
 
 
 def picture_kind(option: str, name: str) -> str:

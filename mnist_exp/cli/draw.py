@@ -30,6 +30,8 @@ def draw(arguments: list[str]) -> None:
         server.model = _asked(load_model(*options.runs, checkpoint=options.checkpoint))
         for member in server.model.members:
             say(screen, f"network  {member.checkpoint}")
+        for line in server.model.assumed:
+            say(screen, line, "yellow")
         if port is None and server.server_port != PORT:
             say(screen, f"port {PORT} is in use, so another one was taken", "yellow")
         say(screen, f"page     {server.url}   (only from this machine; Ctrl-C ends it)")

@@ -29,6 +29,8 @@ def export(arguments: list[str]) -> None:
         f"checked  same labels as the run for batches of {sizes} digits, probabilities within {made.difference:.1g}",
     )
     say(screen, f"card     {output / 'README.md'}")
+    if made.member.assumed:
+        say(screen, made.member.assumed, "yellow")
 
 
 def _parser() -> argparse.ArgumentParser:

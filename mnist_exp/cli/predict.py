@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ def predict(arguments: list[str]) -> None:
     """Carry out the command."""
     options = _parser().parse_args(arguments)
     _check(options)
-    from mnist_exp.console import console, say
+    from mnist_exp.console import console, say, shown
     from mnist_exp.files import write_output
     from mnist_exp.inference import predict as work
     from mnist_exp.inference.inputs import open_input
@@ -35,6 +36,8 @@ def predict(arguments: list[str]) -> None:
     screen, begun = console(stderr="-" in _files(options).values()), time.perf_counter()
     model = load_model(*options.runs, checkpoint=options.checkpoint)
     _check_tta(model, options.tta)
+    for line in model.assumed:
+        say(screen, line, "yellow")
     found = open_input(options.input, work.framing(model, options.invert), options.array)
     batches = found.batches
     if found.kind != "pictures":
@@ -42,6 +45,8 @@ def predict(arguments: list[str]) -> None:
     seen = work.Seen(model.classes)
     answers = seen.watch(work.answers(model, batches, options.tta, options.unsure))
     written = (work.as_submission if found.kind == "kaggle" else work.as_csv)(answers, model.classes)
+    if options.output == "-" and sys.stdout is not None and sys.stdout.isatty():
+        written = (shown(part.decode(), keep="\n").encode() for part in written)
     write_output(options.output, written)
     if found.kind == "kaggle" and seen.count != work.KAGGLES:
         line = f"these are {seen.count:,} digits, and Kaggle's test.csv has {work.KAGGLES:,}: it takes no other number"

@@ -6,6 +6,7 @@ import itertools
 import json
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -94,6 +95,7 @@ def read_grey(file: BinaryIO, name: object, least: int) -> Image:
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # what is too large is refused below
     try:
         with Image.open(file, formats=FORMATS) as picture:
             picture.draft("L", (least, least))

@@ -24,6 +24,7 @@ from mnist_exp.data.formats import PIXELS, parse_rows
 from mnist_exp.data.pictures import ENDINGS, FORMATS, pictures_below, read_grey
 from mnist_exp.errors import UserError
 from mnist_exp.files import expanded
+from mnist_exp.named import is_folder
 from mnist_exp.reading import MIB, array_header, open_regular, open_zip
 
 Frame = Callable[..., tuple[np.ndarray, bool]]
@@ -59,7 +60,8 @@ def open_input(name: str, frame: Frame, array: str | None = None) -> Input:
     or from a batch, naming what is wrong.
     """
     path = expanded(name)
-    if name != "-" and path.is_dir():
+    if name != "-" and is_folder(str(path)):
+        _refuse_array(array, name)
         pictures = pictures_below(path)
         if not pictures:
             raise UserError(f"{name} holds no picture ({', '.join(ENDINGS)}); name a folder that does")
@@ -72,8 +74,8 @@ def open_input(name: str, frame: Frame, array: str | None = None) -> Input:
         if packed:
             first, file = _begun(gzip.GzipFile(fileobj=file))
     here = source if source.seekable() and not packed else None
-    if array is not None and first[:2] != b"PK":
-        raise UserError(f"--array {array} names an array of an npz file; {called} is none")
+    if first[:2] != b"PK":
+        _refuse_array(array, called)
     if first[:3] == b"\0\0\x08":
         return Input("array", _named(called, _numbered(_idx(file, called))))
     if first[:6] == b"\x93NUMPY":
@@ -84,6 +86,11 @@ def open_input(name: str, frame: Frame, array: str | None = None) -> Input:
         return Input("kaggle", _named(called, _numbered(_csv(file, called), 1)))
     _refuse(first, called)
     return Input("pictures", _picture(_seekable(here, file, called), called, frame))
+
+
+def _refuse_array(array: str | None, called: str) -> None:
+    if array is not None:
+        raise UserError(f"--array {array} names an array of an npz file; {called} is none")
 
 
 def _standard_input() -> BinaryIO:

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from mnist_exp.config.build import build, trusting
 from mnist_exp.config.job import restored
 from mnist_exp.config.ours import config_folder
+from mnist_exp.data.sets import CustomData
 from mnist_exp.errors import UserError, require
 from mnist_exp.files import expanded
 from mnist_exp.parts.evaluate import PLAIN, Evaluator
 from mnist_exp.parts.trainer import Trainer
-from mnist_exp.reading import load_yaml
+from mnist_exp.reading import MIB, load_yaml
 from mnist_exp.runs.folder import RunFolder
 from mnist_exp.training.checkpoints import load
 from mnist_exp.training.components import load_weights
@@ -55,6 +56,17 @@ class Member:
         names = list((self.run.info.get("dataset") or {}).get("classes") or map(str, range(10)))
         return names + [f"#{label}" for label in range(len(names), self.config.model.num_classes)]
 
+    @property
+    def assumed(self) -> str | None:
+        """What is not known of its input, and taken for granted here: a data set may transform its images by itself."""
+        if self.config.data.get("_target_") != f"{CustomData.__module__}.{CustomData.__name__}":
+            return None
+        normalize = self.evaluator.normalize
+        return (
+            f"{self.run.path} was trained on data with transforms of their own (data={self.config.data.name}); here images "
+            f"are only scaled to 0..1 and normalised by mean {normalize.mean:g} and std {normalize.std:g}"
+        )
+
     def probabilities(self, images: Tensor, tta_runs: int = 1) -> Tensor:
         """Return float32 [N, classes] on the CPU of uint8 ``images`` [N, 28, 28]; see ``Model.probabilities``."""
         shifts = PLAIN if tta_runs == 1 else self.with_tta(tta_runs).shifts
@@ -80,7 +92,7 @@ class Member:
 class Model:
     """One trained network, or the ensemble of several, whose probabilities are averaged.
 
-    ``classes``: the names of the classes; ``members``: the networks.
+    ``classes``: the names of the classes; ``members``: the networks; ``assumed``: what is not known of their input.
     """
 
     def __init__(self, members: Sequence[Member]):
@@ -93,6 +105,7 @@ class Model:
                 )
         self.members = list(members)
         self.classes = first.classes
+        self.assumed = [line for member in members if (line := member.assumed) is not None]
 
     def predict(self, images: Any, tta_runs: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Return labels int64 [N] and probabilities float32 [N, classes] of ``images``, see ``probabilities``."""
@@ -132,8 +145,7 @@ def load_member(path: Path, checkpoint: str = "best") -> Member:
     trainer = Trainer("auto", _precision(run))
     try:
         with trusting():
-            with torch.device("meta"):  # takes no memory, however large it is
-                _refuse_larger(_network(config, run), file, run.hydra_config)
+            refuse_larger(lambda: _network(config, run), file, file.stat().st_size, run.hydra_config)
             network, evaluator = _network(config, run), build(config, "evaluate")
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"{run.hydra_config}: {error}") from error
@@ -190,10 +202,11 @@ def _of_kind(run: RunFolder, checkpoint: str) -> Path | None:
     return file if file is not None and os.path.lexists(file) else None
 
 
-def _refuse_larger(network: nn.Module, file: Path, origin: Path) -> None:
-    """Raise UserError if the ``network`` that a config describes has more weights than are in its checkpoint."""
-    weights, held = sum(tensor.nbytes for tensor in network.state_dict().values()), file.stat().st_size
-    if weights > held + 2**20:
+def refuse_larger(make: Callable[[], nn.Module], file: Path, held: int, origin: Path) -> None:
+    """Raise UserError if what ``make`` builds, of the config ``origin``, is larger than its weights, ``held`` bytes in ``file``."""
+    with torch.device("meta"):  # takes no memory, however large it is
+        weights = sum(tensor.nbytes for tensor in make().state_dict().values())
+    if weights > held + MIB:
         raise UserError(f"{origin} says a network of {weights:,} bytes; {file}, its weights, has {held:,}")
 
 

@@ -21,13 +21,14 @@ from mnist_exp.config.elsewhere import refuse_endless, refuse_resolvers
 from mnist_exp.config.recipe import modernised
 from mnist_exp.errors import UserError, require
 from mnist_exp.files import expanded
-from mnist_exp.inference.load import Member
+from mnist_exp.inference.load import Member, refuse_larger
 from mnist_exp.parts.evaluate import PLAIN
 from mnist_exp.reading import MIB, read_bytes, refusal
 from mnist_exp.training.components import load_weights
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _CONFIG = 4 * MIB  # bytes, as of a run.json, which has as many names of classes
+_WEIGHTS = 1024 * MIB
 Shift = Annotated[int, Field(ge=-27, le=27)]
 
 
@@ -108,11 +109,12 @@ def load_export(folder: str | Path) -> Servable:
     require(
         config.file == WEIGHTS, "file", repr(config.file)[:100], f"{WEIGHTS}, in {file}; load others as README.md says"
     )
-    network = _built(config, file)
     weights = folder / WEIGHTS
-    most = sum(tensor.nbytes for tensor in network.state_dict().values()) + MIB
+    content = read_bytes(weights, _WEIGHTS)
+    refuse_larger(lambda: _built(config, file), weights, len(content), file)
+    network = _built(config, file)
     try:
-        found = load(read_bytes(weights, most))
+        found = load(content)
     except (SafetensorError, ValueError, KeyError) as error:
         raise refusal(weights, str(error)[:200]) from error
     load_weights(network, found, weights)

@@ -8,10 +8,9 @@ import optuna
 import pandas as pd
 import pytest
 import torch
-from helpers import info
+from helpers import info, lay
 from omegaconf import OmegaConf
 from PIL import Image
-from test_folders import lay
 from torch.utils.data import ConcatDataset, Subset
 
 from mnist_exp import compose

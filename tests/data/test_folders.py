@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import assert_same_result, info
+from helpers import assert_same_result, info, lay
 from PIL import Image
 
 from mnist_exp.data.pictures import read_picture
@@ -21,18 +21,6 @@ TRAIN = [
     *("train", "data=image_folder", "data.root=mine", "data.val_size=9", "data.batch_size=17", "model=small_cnn"),
     *("schedule.initial_epochs=4", "schedule.extra_epochs=0", "optimizer=adamw", "evaluate.tta_runs=2"),
 ]
-
-
-def lay(folder: Path, classes: list[str], count: int, size: tuple[int, int] = (28, 28), kind: str = "png") -> None:
-    """Put ``count`` pictures of each class, a bright bar at a place of its own, into ``folder``/<class>."""
-    draws = np.random.default_rng(len(str(folder)))
-    for label, name in enumerate(classes):
-        (folder / name).mkdir(parents=True)
-        for number in range(count):
-            pixels = draws.integers(0, 80, (28, 28), dtype=np.uint8)
-            width = 28 // len(classes)
-            pixels[:, width * label : width * (label + 1)] = 255
-            Image.fromarray(pixels).resize(size).save(folder / name / f"{number}.{kind}")
 
 
 def png_of(side: int) -> bytes:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import SMALL, info, run_command
+from helpers import SMALL, info, lay, run_command
 
 from mnist_exp import load_model, load_runs
 from mnist_exp.data.formats import read_sample
@@ -202,6 +202,8 @@ def test_a_run_that_cannot_be_scored_is_named(command, runs, what, words):
         (["runs/a", "runs/../runs/a"], "each run once"),
         (["runs/a", "--checkpoint", "runs/b/checkpoints/last.pth"], "a file in runs/a/checkpoints"),
         (["runs/a", "--output", "file"], "--output"),
+        (["runs/a", "--output", "/proc/nowhere"], "--output /proc/nowhere cannot be written"),
+        (["runs/a", "--output", "new/" + 300 * "x"], "File name too long"),
         (["runs/a", "--data", "nowhere", "--split", "tst"], "--split"),
     ],
 )
@@ -214,6 +216,58 @@ def test_a_mistake_is_one_message(command, runs, typed, words):
     assert (runs / "a" / "results" / "predictions.npz").read_bytes() == kept
     assert words in done.err
     assert "Traceback" not in done.err
+
+
+def test_the_last_average_is_taken_by_its_epoch(command, runs):
+    checkpoints = runs / "a" / "checkpoints"
+    (average,) = checkpoints.glob("*_swa_epoch*.pth")
+    prefix = average.name.partition("_swa_epoch")[0]
+    for name in (f"{prefix}_swa_epoch10.pth", f"{prefix}_swa_epoch9.pth", f"{prefix}_swa_epoch9 (copy).pth"):
+        shutil.copy(average, checkpoints / name)
+    done = command("evaluate", "runs/a", "--checkpoint", "swa")
+    assert f"{prefix}_swa_epoch10.pth" in done.out, done.err
+
+
+def test_code_of_ones_own_is_built_where_it_is_allowed(command, runs, monkeypatch):
+    lines = ["from mnist_exp.parts.evaluate import Evaluator", "class Mine(Evaluator):", "    pass", ""]
+    Path("judging.py").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(".")
+    config = runs / "a" / ".hydra" / "config.yaml"
+    config.write_text(config.read_text().replace("mnist_exp.parts.evaluate.Evaluator", "judging.Mine"))
+    asked = ["evaluate", "runs/a", "--tta", "3"]
+    refused = command(*asked)
+    assert (refused.status, "judging.Mine" in refused.err) == (2, True), refused.err
+    monkeypatch.setenv("MNIST_EXP_ALLOW", "judging.*")
+    assert command(*asked).status == 0
+
+
+def test_negatives_are_not_scored_with_what_they_are_of(command, place):
+    for part, count in (("train", 12), ("test", 3)):
+        lay(place / "mine" / part, ["a", "b"], count)
+    folders = ["data=image_folder", "data.root=mine", "data.val_size=6", "data.train_limit=null"]
+    for name in ("plain", "negative"):
+        invert = f"data.invert={name == 'negative'}"
+        assert command("train", *SMALL, *folders, invert, "augment=none", f"hydra.run.dir={name}").status == 0
+    done = command("evaluate", "plain", "negative")
+    assert (done.status, "invert" in done.err) == (2, True), done.err
+    done = command("evaluate", "plain", "--data", "${seed}")  # a name, no reference
+    assert (done.status, "${seed} is no folder" in done.err) == (2, True), done.err
+
+
+def test_data_of_ones_own_are_those_that_were_trained_on(command, place):
+    for part, count in (("train", 12), ("test", 3)):
+        lay(place / "mine" / part, ["a", "b"], count)
+    own = ["data=custom", "data.root=mine", "data.val_size=6", "data.num_workers=0", "augment=none"]
+    assert command("train", *SMALL, *own, "data.train_limit=null", "hydra.run.dir=run").status == 0
+    done = command("evaluate", "run", "--output", "out")
+    assert done.status == 0, done.err
+    assert found("out")["scores"]["accuracy"] == pytest.approx(info(Path("run"))["metrics"]["val_acc"])
+    told = command("predict", "run", "--input", "mine/test", "--output", "answers.csv")
+    assert "transforms of their own" in told.out
+    shutil.copy(next(Path("mine/train/a").iterdir()), "mine/train/a/more.png")
+    done = command("evaluate", "run", "--output", "other")
+    assert (done.status, "25" in done.err) == (2, True), done.err
+    assert not Path("other").exists()
 
 
 def test_a_notebook_asks_a_run(runs):

@@ -336,6 +336,7 @@ def test_what_a_killed_export_has_left_is_swept_up_but_not_one_that_goes_on(comm
         (lambda config: config | {"model": {"_target_": "os.system", "command": "touch owned"}}, "os.system"),
         (lambda config: config["model"].update(num_classes="${oc.env:HOME}") or config, "oc.env"),
         (lambda config: config["model"].update(channels=[2, 4, 8]) or config, "do not fit"),
+        (lambda config: config["model"].update(channels=[16, 30000, 30000]) or config, "says a network of"),
         (lambda config: config | {"file": "../model.onnx"}, "file is"),
         (lambda config: config | {"shifts": []}, "shifts"),
         (lambda config: config | {"std": 0.0}, "std"),

@@ -185,6 +185,7 @@ WRONG = {
     "an empty file": (["--input", "nothing"], ["nothing is empty"]),
     "a torn one among good ones": (["--input", "folder"], ["folder/deeper/003.png cannot be read", "truncated"]),
     "a huge one": (["--input", "huge.png"], ["huge.png cannot be read as a picture", "bomb"]),
+    "a large one": (["--input", "large.png"], ["10,000 x 10,000 pixels are more than 40,000,000"]),
     "a PDF": (["--input", "paper.pdf"], ["paper.pdf is a PDF", "PNG"]),
     "a pipe": (["--input", "pipe"], ["pipe cannot be read: it is not a regular file", "--input -"]),
     "a device": (["--input", "/dev/zero"], ["/dev/zero", "not a regular file"]),
@@ -196,9 +197,12 @@ WRONG = {
     "no such array": (["--input", "mnist.npz", "--array", "x"], ["has no array x"]),
     "another array": (["--input", "mnist.npz", "--array", "y_test"], ["holds int64 [9]"]),
     "an array of no npz": (["--input", "images.idx", "--array", "x"], ["images.idx is none"]),
+    "an array of a folder": (["--input", "folder", "--array", "x"], ["--array x", "folder is none"]),
     "a torn npz": (["--input", "torn.npz"], ["torn.npz"]),
     "a folder as output": (["--output", "empty"], ["--output is empty", "a file"]),
     "below a file": (["--output", "nothing/x.csv"], ["nothing/x.csv cannot be written", "no folder"]),
+    "where no file can be": (["--output", "/proc/nowhere/x.csv"], ["--output /proc/nowhere/x.csv cannot be written"]),
+    "a name too long": (["--output", "new/" + 300 * "x"], ["cannot be written: File name too long"]),
     "the input as output": (["--output", "images.idx"], ["is the input"]),
     "one file for both": (["--output", "x.png", "--show", "x.png"], ["are one file"]),
     "another kind of picture": (["--show", "x.gif"], ["--show is x.gif", "png, pdf, svg"]),
@@ -228,8 +232,9 @@ def test_what_is_wrong_is_named_and_nothing_is_written(command, place, run, held
         "answers.csv": b"of before",
     }.items():
         (place / name).write_bytes(data)
-    with Image.new("1", (30_000, 30_000)) as huge:
-        huge.save("huge.png")
+    for name, side in (("huge", 30_000), ("large", 10_000)):
+        if name in kind:
+            Image.new("1", (side, side)).save(f"{name}.png")
     os.mkfifo("pipe")
     arguments, words = WRONG[kind]
     usual = {"--input": "images.idx", "--output": "answers.csv"}
@@ -238,9 +243,20 @@ def test_what_is_wrong_is_named_and_nothing_is_written(command, place, run, held
     done = command("predict", run, *[word for pair in usual.items() for word in pair])
     assert done.status == 2, done.err
     assert all(word in done.err for word in words), done.err
+    assert done.err.startswith("error: ")
     assert "Traceback" not in done.err
     assert (place / "answers.csv").read_bytes() == b"of before"
     assert sorted(str(path) for path in place.rglob("*")) == before
+
+
+def test_names_steer_no_terminal_but_stay_in_files(command, place, run, held_out, monkeypatch):
+    Path("scans").mkdir()
+    Image.fromarray(held_out.images[0]).save("scans/\x1b[31mred.png")
+    printed = command("predict", run, "--input", "scans", "--output", "-")
+    assert answers(printed.out)[0]["file"] == "\x1b[31mred.png"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    printed = command("predict", run, "--input", "scans", "--output", "-")
+    assert answers(printed.out)[0]["file"] == "\\x1b[31mred.png"
 
 
 def test_runs_that_do_not_go_together_are_named(command, place, run, held_out):
