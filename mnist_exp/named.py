@@ -14,12 +14,14 @@ PICTURES = ("png", "pdf", "svg")
 
 
 def check_files(files: Mapping[str, str]) -> None:
-    """Raise UserError if one of ``files`` {option: name} cannot be a file, or two are one; "-" is standard output."""
+    """Raise UserError if one of ``files`` {option: name} cannot be written, or two are one; "-" is standard output."""
     for option, name in files.items():
         fine = name and "\0" not in name and not name.endswith("/") and not is_folder(name)
         require(bool(fine), f"--{option}", name or repr(name), "a file, or - to print it")
     if len({os.path.realpath(name) for name in files.values()}) < len(files):
         raise UserError(f"two of {', '.join(f'--{option} {name}' for option, name in files.items())} are one file")
+    for option, name in files.items():
+        check_writable(option, name)
 
 
 def check_writable(option: str, name: str) -> None:

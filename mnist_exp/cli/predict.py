@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from mnist_exp.errors import UserError, WrongValue, require
-from mnist_exp.named import check_files, check_writable, picture_kind
+from mnist_exp.named import check_files, picture_kind
 
 if TYPE_CHECKING:
     from mnist_exp.inference.load import Model
@@ -101,7 +101,6 @@ def _check(options: argparse.Namespace) -> None:
     for option, name in _files(options).items():
         if name != "-" and os.path.realpath(name) == os.path.realpath(options.input):
             raise UserError(f"--{option} {name} is the input; name another file")
-        check_writable(option, name)
 
 
 def _check_tta(model: Model, tta_runs: int) -> None:

@@ -208,7 +208,7 @@ def test_files_may_be_written_to_new_folders(command, place):
     assert done.status == 0, done.err
     assert all(Path(file).stat().st_size for file in files.values())
     done = command("compare", "runs", "--csv", "new/csv/file/no/x.csv")
-    assert done.status == 1
+    assert done.status == 2
     assert "new/csv/file" in done.err
     assert "Traceback" not in done.err
 
