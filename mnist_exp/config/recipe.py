@@ -14,7 +14,15 @@ from typing import Any
 RULE = 2  # of digests; to be raised when equal configs get another one than before
 # keys, with all below them, that say where and as what a run is computed; every other key is what it computes
 PLACES = (
-    *("paths", "data.root", "data.download_timeout", "trainer.device", "trainer.threads", "logger"),
+    *(
+        "paths",
+        "data.root",
+        "data.download_timeout",
+        "trainer.device",
+        "trainer.memory_format",
+        "trainer.threads",
+        "logger",
+    ),
     *("task_name", "tags", "save_prefix", "resume", "search", "pruner", "hydra"),
 )
 # what a resumed run may change: its places, but for what has named its files already; and it may end early

@@ -142,7 +142,7 @@ def load_member(path: Path, checkpoint: str = "best") -> Member:
     run = RunFolder.open(expanded(path))
     config = run_config(run)
     file = checkpoint_file(run, checkpoint)
-    trainer = Trainer("auto", _precision(run))
+    trainer = Trainer("auto", _precision(run), run.info.get("memory_format") or "auto")
     try:
         with trusting():
             refuse_larger(lambda: _network(config, run), file, file.stat().st_size, run.hydra_config)
@@ -152,7 +152,7 @@ def load_member(path: Path, checkpoint: str = "best") -> Member:
     kind = type(evaluator).__name__
     require(isinstance(evaluator, Evaluator), "evaluate._target_", kind, f"an Evaluator, in {run.hydra_config}")
     load_weights(network, load(file, network.state_dict())["model"], file)
-    return Member(run, config, file, network.to(trainer.device).eval(), evaluator, trainer)
+    return Member(run, config, file, trainer.place(network).eval(), evaluator, trainer)
 
 
 def _network(config: DictConfig, run: RunFolder) -> nn.Module:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from mnist_exp.checked import Count, checked
 
+GHOSTS = "neighbours"  # which images of a batch form a ghost; kept in run.json, as older versions dealt them otherwise
 Ghost = Annotated[int, Field(ge=1, description="null: plain BatchNorm")]
 Classes = Annotated[int, Field(ge=2)]
 Width = Annotated[int, Field(ge=1, le=65536)]
@@ -23,12 +24,16 @@ Blocks = Annotated[int, Field(ge=1, le=1000)]
 class GhostBatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation whose training statistics come from ghost batches instead of the whole batch.
 
-    A batch of N images is dealt into ``K = ceil(N / ghost_batch_size)`` ghosts whose sizes differ by at most one, so
-    no ghost is larger than ``ghost_batch_size`` and a last batch that does not divide has no tiny remainder. Each
+    A batch of N images is cut, in its order, into ``K = ceil(N / ghost_batch_size)`` ghosts whose sizes differ by at most
+    one, so no ghost is larger than ``ghost_batch_size`` and a last batch that does not divide has no tiny remainder. Each
     ghost is normalised with its own mean and variance. The running statistics move once a batch, towards the average
     of the ghosts' (weighted by their sizes). With ``ghost_batch_size >= N``, and in evaluation, this is BatchNorm2d.
 
-    Input and output: float [N, C, H, W].
+    A batch comes in random order, so neighbours are random images; where mixing pairs an image with the one before, both
+    are of one ghost. (Runs whose run.json names no ``ghosts`` were of an older version: there image i was of ghost i
+    modulo K.)
+
+    Input and output: float [N, C, H, W], in any memory format, which is kept.
 
     Source: Hoffer, Hubara, Soudry, "Train longer, generalize better" (2017), https://arxiv.org/abs/1705.08741.
     """
@@ -37,45 +42,63 @@ class GhostBatchNorm2d(nn.BatchNorm2d):
         super().__init__(num_features, eps=eps, momentum=momentum)
         self.ghost_batch_size = ghost_batch_size
 
-    def ghost_indices(self, n: int) -> list[Tensor]:
-        """Return, for a batch of ``n`` images, the indices of each ghost's images (together: 0..n-1, each once)."""
-        indices = torch.arange(n)
-        return [ghost for start, stop, ghosts in self._groups(n) for ghost in indices[start:stop].view(-1, ghosts).T]
-
-    def _groups(self, n: int) -> list[tuple[int, int, int]]:
-        """Cut ``n`` images into at most two runs (start, stop, ghosts), each of equally large, interleaved ghosts."""
+    def sizes(self, n: int) -> list[int]:
+        """Return how many of a batch of ``n`` images each ghost has, in their order."""
         ghosts = -(-n // self.ghost_batch_size)
         size, larger = divmod(n, ghosts)
-        cut = larger * (size + 1)
-        return [(a, b, k) for a, b, k in ((0, cut, larger), (cut, n, ghosts - larger)) if k]
+        return [size + 1] * larger + [size] * (ghosts - larger)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or len(x) <= self.ghost_batch_size:  # in evaluation any size, also where it is exported
             return super().forward(x)
-        n = len(x)
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
         # momentum None means a cumulative average, as in BatchNorm2d; swa_utils.update_bn relies on it
         momentum = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        sizes = self.sizes(len(x))
+        normalise = self._one_by_one if x.device.type == "cpu" else self._at_once
+        out, mean, var = normalise(x, sizes)
+        self.running_mean.lerp_(_weighted(mean, sizes), momentum)
+        self.running_var.lerp_(_weighted(var, sizes), momentum)
+        return out
+
+    def _one_by_one(self, x: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ``x`` normalised, mean and variance of each ghost [K, C]: a fused kernel each, best on a CPU."""
+        mean, var = torch.zeros(2, len(sizes), self.num_features, device=x.device, dtype=self.weight.dtype)
+        outputs = [
+            F.batch_norm(ghost, mean[k], var[k], self.weight, self.bias, True, 1.0, self.eps)
+            for k, ghost in enumerate(x.split(sizes))
+        ]
+        return torch.cat(outputs), mean, var
+
+    def _at_once(self, x: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the same as ``_one_by_one``: few kernels for all ghosts, best on a GPU, and to be compiled."""
         outputs, means, variances = [], [], []
-        for start, stop, ghosts in self._groups(n):
-            mean, var = self.running_mean.repeat(ghosts), self.running_var.repeat(ghosts)
-            # image i of the run belongs to ghost i % ghosts: folding the ghosts into the channels normalises each alone
-            folded = x[start:stop].reshape(-1, ghosts * x.shape[1], *x.shape[2:])
-            weight, bias = self.weight.repeat(ghosts), self.bias.repeat(ghosts)
-            out = F.batch_norm(folded, mean, var, weight, bias, True, momentum, self.eps)
-            outputs.append(out.view(-1, *x.shape[1:]))
-            share = (stop - start) / n
-            means.append(mean.view(ghosts, -1).mean(0) * share)
-            variances.append(var.view(ghosts, -1).mean(0) * share)
-        self.running_mean.copy_(torch.stack(means).sum(0))
-        self.running_var.copy_(torch.stack(variances).sum(0))
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        for size in dict.fromkeys(sizes):  # two at most
+            ghosts = sizes.count(size)
+            start = 0 if size == sizes[0] else len(x) - size * ghosts
+            part = x[start : start + size * ghosts].unflatten(0, (ghosts, size))
+            # over the unbiased variance BatchNorm2d takes the running average, by the other it divides
+            var, mean = torch.var_mean(part.to(self.weight.dtype), (1, 3, 4), correction=0)
+            scale = self.weight * (var + self.eps).rsqrt()
+            shift = self.bias - mean * scale
+            scale, shift = (value[:, None, :, None, None] for value in (scale, shift))
+            outputs.append((part * scale + shift).to(x.dtype).flatten(0, 1))
+            count = size * x.shape[2] * x.shape[3]
+            means.append(mean.detach())
+            variances.append(var.detach() * (count / max(count - 1, 1)))
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs), torch.cat(means), torch.cat(variances)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, ghost_batch_size={self.ghost_batch_size}"
+
+
+def _weighted(values: Tensor, sizes: list[int]) -> Tensor:
+    """Return the mean [C] of the ghosts' ``values`` [K, C], each weighted by its size."""
+    larger = sizes.count(sizes[0])
+    return (values[:larger].sum(0) * sizes[0] + values[larger:].sum(0) * sizes[-1]) / sum(sizes)
 
 
 def _norm(channels: int, ghost_batch_size: int | None) -> nn.BatchNorm2d:

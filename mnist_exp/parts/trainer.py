@@ -13,12 +13,14 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
+from torch import nn
 
 from mnist_exp.checked import Count, checked
 from mnist_exp.errors import WrongValue, require
 from mnist_exp.parts.schedule import Schedule
 
 Threads = Annotated[int, Field(ge=1, le=1024)]  # far beyond that OpenMP ends the process, without a word
+MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -27,8 +29,9 @@ class Trainer:
     """The device that trains, and how.
 
     ``device``: auto (a GPU if there is one), cpu, cuda, cuda:N or mps. ``precision``: auto is bf16 or fp16 on GPUs that
-    have it, fp32 elsewhere. ``compile``: torch.compile the training step's forward pass. ``threads`` of the CPU are set
-    for this process: see ``threads_kept``.
+    have it, bf16 on CPUs with units for it (AVX512-BF16 or AMX), fp32 elsewhere. ``memory_format`` of weights and
+    activations: auto is channels_last, which convolutions compute in, but on mps. ``compile``: torch.compile the training
+    step's forward pass. ``threads`` of the CPU are set for this process: see ``threads_kept``.
     ``max_steps`` ends a run after that many steps. ``profile``: write a torch.profiler trace of the first 20 steps.
     Raises UserError for a device or precision that this machine does not have.
     """
@@ -37,6 +40,7 @@ class Trainer:
         self,
         device: str = "auto",
         precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+        memory_format: Literal["auto", "channels_last", "contiguous"] = "auto",
         compile: bool = False,
         threads: Threads | None = None,
         max_steps: Count | None = None,
@@ -46,6 +50,8 @@ class Trainer:
             torch.set_num_threads(threads)
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, self.device)
+        usual = "contiguous" if self.device.type == "mps" else "channels_last"
+        self.memory_format = usual if memory_format == "auto" else memory_format
         self.compile = compile
         self.max_steps = max_steps
         self.profile = profile
@@ -67,6 +73,10 @@ class Trainer:
         """Return a fresh autocast context of the chosen precision (disabled in fp32)."""
         return torch.autocast(self.device.type, PRECISIONS[self.precision], enabled=self.precision != "fp32")
 
+    def place(self, model: nn.Module) -> nn.Module:
+        """Return ``model`` on the device, its weights in the memory format, in which it then computes."""
+        return model.to(self.device, memory_format=MEMORY_FORMATS[self.memory_format])  # type: ignore[call-overload, no-any-return]
+
     def epochs(self, schedule: Schedule, steps: int) -> int:
         """Return how many epochs of ``steps`` steps a run has, ``max_steps`` considered."""
         return schedule.total if self.max_steps is None else min(schedule.total, math.ceil(self.max_steps / steps))
@@ -86,13 +96,21 @@ def resolve_device(name: str) -> torch.device:
 def resolve_precision(name: str, device: torch.device) -> str:
     """Return fp32, bf16 or fp16 for the precision called ``name`` on ``device``. Raises WrongValue where it cannot work."""
     if name == "auto":
+        if device.type == "cpu":
+            return "bf16" if has_bf16_units() else "fp32"
         if device.type != "cuda":
             return "fp32"
         major, _ = torch.cuda.get_device_capability(device)
         return "bf16" if major >= 8 else "fp16" if major >= 7 else "fp32"
     if name == "fp16" and device.type == "cpu":
-        raise WrongValue("precision", name, "fp32 (fast) or bf16 on a CPU; fp16 trains on GPUs only")
+        raise WrongValue("precision", name, "fp32 or bf16 on a CPU; fp16 trains on GPUs only")
     return name
+
+
+def has_bf16_units() -> bool:
+    """Whether this CPU multiplies in bf16, rather than imitating it, which is slower than fp32."""
+    can = torch.cpu.get_capabilities()
+    return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from mnist_exp.runs.folder import RunFolder, run_lock
 
 log = logging.getLogger(__name__)
 PACKAGES = ("mnist_exp", "torch", "torchvision", "hydra-core", "omegaconf", "optuna", "numpy")
+_HOW = ("device", "device_name", "precision", "memory_format", "ghosts")  # it may go on in another way
 _TOLD = 50_000  # letters of an error or a traceback that are kept
 
 
@@ -92,7 +93,7 @@ def begin(job: Job, begun: RunFolder | None, loggers: Sequence[Any], facts: dict
     """
     now = {
         "status": "running",
-        **{key: facts[key] for key in ("device", "device_name", "precision")},
+        **{key: facts[key] for key in _HOW if key in facts},
         "versions": {"python": platform.python_version(), **{p: installed(p) for p in PACKAGES}},
         "git_sha": _git_sha(),
         "error": None,

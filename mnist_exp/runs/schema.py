@@ -106,6 +106,8 @@ class RunInfo(BaseModel):
     device: Name = ""
     device_name: Name = ""
     precision: Name = ""
+    memory_format: Name = ""
+    ghosts: Name = ""
     versions: dict[str, Name | None] = {}
     git_sha: Name | None = None
 

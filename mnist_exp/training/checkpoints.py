@@ -64,6 +64,7 @@ class Training(Weights):
     best: list[Best]
     device: str | None = None
     precision: str | None = None
+    memory_format: str | None = None
 
 
 class Resumable(Protocol):

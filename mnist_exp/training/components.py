@@ -22,6 +22,7 @@ from mnist_exp.data.splits import Splits
 from mnist_exp.errors import UserError, require
 from mnist_exp.parts.augment import Augment
 from mnist_exp.parts.evaluate import Evaluator
+from mnist_exp.parts.models import GHOSTS, GhostBatchNorm2d
 from mnist_exp.parts.schedule import Schedule
 from mnist_exp.parts.trainer import Trainer
 
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 # what tells a component of a group from others
 _KINDS = {
     "data": ["load"],
-    "trainer": ["device", "epochs", "autocast"],
+    "trainer": ["device", "epochs", "autocast", "place"],
     "augment": ["strong", "light", "mix"],
     "schedule": ["lr", "phase", "restarted"],
     "evaluate": ["probabilities", "shifts", "recompute_bn"],
@@ -67,6 +68,8 @@ class Components:
             "device": str(self.trainer.device),
             "device_name": self.trainer.device_name,
             "precision": self.trainer.precision,
+            "memory_format": self.trainer.memory_format,
+            **({"ghosts": GHOSTS} if any(isinstance(m, GhostBatchNorm2d) for m in self.model.modules()) else {}),
             "dataset": self.splits.describe(),
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "epochs": self.epochs,
@@ -90,7 +93,7 @@ def build_components(
     augment = _part(config, "augment")
     schedule = _part(config, "schedule")
     evaluator = _part(config, "evaluate")
-    model = _part(config, "model").to(trainer.device)
+    model = trainer.place(_part(config, "model"))
     if restart:
         with standing_at("schedule"):
             schedule = schedule.restarted()

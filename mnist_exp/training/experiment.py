@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException
+from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from mnist_exp.config.job import Job
 from mnist_exp.config.recipe import flatten
 from mnist_exp.errors import UserError, require
-from mnist_exp.parts.trainer import threads_kept
+from mnist_exp.parts.trainer import Trainer, threads_kept
 from mnist_exp.reading import load_yaml
 from mnist_exp.runs.folder import RunFolder, refuse_existing
 from mnist_exp.runs.record import begin, every_ending
@@ -97,12 +98,26 @@ def _origin(job: Job, begun: RunFolder | None) -> tuple[Job, RunFolder | None, P
 
 def _parts(job: Job, begun: RunFolder | None, parent: Path | None) -> Components:
     """Build the components; an error of the config of a run folder names its file."""
+    config = job.config if begun is None else _as_begun(job.config, begun)
     try:
-        return build_components(job.config, parent is not None, begun is None, job.reads_only)
+        return build_components(config, parent is not None, begun is None, job.reads_only)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if begun is None or job.resume is None:
             raise
         raise UserError(f"{begun.hydra_config}, as it goes on: {error}") from error
+
+
+def _as_begun(config: DictConfig, begun: RunFolder) -> DictConfig:
+    """Return ``config``, with what its trainer chooses by itself as it was when the run began, by other bits of machine."""
+    if config.trainer.get("_target_") != f"{Trainer.__module__}.{Trainer.__name__}":
+        return config
+    usual = {"memory_format": begun.info.get("memory_format") or "contiguous"}  # an older version knew no other
+    if begun.info.get("precision") == "fp32":
+        usual["precision"] = "fp32"
+    chosen = {key: value for key, value in usual.items() if config.trainer.get(key, "auto") == "auto"}
+    with open_dict(changed := config.copy()):
+        changed.trainer.update(chosen)
+    return changed
 
 
 def _start_from(parent: Path, parts: Components) -> None:

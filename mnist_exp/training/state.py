@@ -29,7 +29,8 @@ class State:
         self.seed, self.rule = seed, rule
         self.own_transforms = parts.splits.train.own_transforms
         self.steps, self.epochs = parts.steps, parts.schedule.total
-        self.computed = {"device": device.type, "precision": parts.trainer.precision}
+        self.computed = {"device": device.type}
+        self.computed |= {key: getattr(parts.trainer, key) for key in ("precision", "memory_format")}
         self.epoch, self.step, self.total_steps = 1, 0, 0
         self.model = parts.model
         self.optimizer = parts.optimizer

@@ -23,17 +23,20 @@ def test_small_cnn_is_small():
     assert SmallCNN(num_classes=7)(torch.zeros(3, 1, 28, 28)).shape == (3, 7)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("way", ["_one_by_one", "_at_once"])
 @pytest.mark.parametrize(("n", "size"), [(64, 16), (60, 16), (33, 32), (7, 3), (5, 1), (256, 32), (216, 32)])
-def test_each_ghost_is_normalised_as_batchnorm_would_alone(n, size):
+def test_each_ghost_is_normalised_as_batchnorm_would_alone(n, size, way, layout, monkeypatch):
+    monkeypatch.setattr(GhostBatchNorm2d, "_one_by_one", getattr(GhostBatchNorm2d, way))
     torch.manual_seed(0)
     ghost = GhostBatchNorm2d(4, size).double()
     with torch.no_grad():
         ghost.weight.uniform_()
         ghost.bias.uniform_()
-    x = (torch.randn(n, 4, 3, 5).double() * 3 + torch.arange(n)[:, None, None, None]).requires_grad_()
-    ghosts = ghost.ghost_indices(n)
-    assert torch.cat(ghosts).sort().values.tolist() == list(range(n))
-    sizes = [len(g) for g in ghosts]
+    x = torch.randn(n, 4, 3, 5).double() * 3 + torch.arange(n)[:, None, None, None]
+    x = x.contiguous(memory_format=layout).requires_grad_()
+    sizes = ghost.sizes(n)
+    ghosts = torch.arange(n).split(sizes)
     assert max(sizes) <= size
     assert max(sizes) - min(sizes) <= 1
 
@@ -49,6 +52,7 @@ def test_each_ghost_is_normalised_as_batchnorm_would_alone(n, size):
     out = ghost(x)
     (gradient,) = torch.autograd.grad((out * direction).sum(), x)
     torch.testing.assert_close(out, expected)
+    assert out.is_contiguous(memory_format=layout)
     torch.testing.assert_close(gradient, wanted)
     torch.testing.assert_close(ghost.running_mean, sum(means))
     torch.testing.assert_close(ghost.running_var, sum(variances))
@@ -72,7 +76,7 @@ def test_ghost_norm_evaluates_with_running_statistics_and_supports_cumulative_av
     statistics = []
     for x in batches:
         norm(x)
-        statistics.append(torch.stack([x[i].mean((0, 2, 3)) for i in norm.ghost_indices(12)]).mean(0))
+        statistics.append(torch.stack([x[i].mean((0, 2, 3)) for i in torch.arange(12).split(norm.sizes(12))]).mean(0))
     torch.testing.assert_close(norm.running_mean, torch.stack(statistics).mean(0))
     norm.eval()
     x = torch.randn(5, 3, 4, 4)
