@@ -169,6 +169,7 @@ def _columns(runs: pd.DataFrame, options: argparse.Namespace) -> list[str]:
     from mnist_exp.compare.table import differing, need
 
     again = ["test_scored"] if (runs["test_scored"] > 1).any() else []
+    again += ["memory_format"] if runs["memory_format"].nunique() > 1 else []
     shown = options.columns or ["name", *differing(runs), *SHOWN, *again]
     for column in shown:
         need(runs, column, "--columns")

@@ -59,6 +59,7 @@ class Row:
     data_id: str
     n_test: int
     test_scored: int
+    memory_format: str
     recipe: str | None
 
 
@@ -83,6 +84,7 @@ def load_runs(
     - seed; dataset, md5: name and MD5 of the data, None where it is not known; split: sizes and split seed;
       data_id: equal for runs on the same data and split, which alone are compared; n_test: test images;
     - test_scored: how often the test set was scored, by the run itself and by ``evaluate``;
+    - memory_format: channels_last or contiguous; trainer.precision: fp32, bf16 or fp16, what it was computed in;
     - recipe: a digest of the composed config but for the seed: equal recipes are repetitions;
     - <key>: for every key that was named on some command line, such as ``optimizer.lr``, and for ``keys``, the value
       that was composed, from wherever it came; the choice of a group, such as ``model``, too. "deleted" where the
@@ -204,11 +206,15 @@ def _row(run: RunFolder) -> dict[str, Any]:
         data_id=f"{dataset.get('md5') or run.path} {split}",
         n_test=dataset.get("test", 0),
         test_scored=run.test_scored,
+        memory_format=info.get("memory_format") or "contiguous",
         recipe=run.recipe,
     )
     begun = {"warm_start": info["warm_start"]} if info.get("warm_start") else {}
     named = {key: value for key, value in run.named().items() if key not in (*FACTS, "warm_start")}
-    return {**begun, **named, **vars(row)}
+    computed = (
+        {"trainer.precision": info["precision"]} if info.get("precision") else {}
+    )  # on this machine, if asked "auto"
+    return {**begun, **named, **computed, **vars(row)}
 
 
 def select(

@@ -75,7 +75,7 @@ class Trainer:
 
     def place(self, model: nn.Module) -> nn.Module:
         """Return ``model`` on the device, its weights in the memory format, in which it then computes."""
-        return model.to(self.device, memory_format=MEMORY_FORMATS[self.memory_format])  # type: ignore[call-overload, no-any-return]
+        return model.to(self.device, memory_format=MEMORY_FORMATS[self.memory_format])  # type: ignore[call-overload]
 
     def epochs(self, schedule: Schedule, steps: int) -> int:
         """Return how many epochs of ``steps`` steps a run has, ``max_steps`` considered."""

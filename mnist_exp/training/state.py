@@ -104,13 +104,15 @@ class State:
             return None
         if self.rule == 0 and self.own_transforms:
             return "was written in mid-epoch by an older version, which dealt out images in another way"
-        found: dict[str, Any] = {key: saved.get(key) for key in self.computed}
+        found: dict[str, Any] = {"memory_format": "contiguous"}  # all that an older version knew
+        found = {key: saved.get(key) or found.get(key) for key in self.computed}
         if found["device"] is None:  # an older version did not say
             alike = saved["rng"]["device"].shape == self.device_draws.get_state().shape
             found = self.computed if alike and bool(saved["scaler"]) == self.scaler.is_enabled() else found
         if found == self.computed:
             return None
-        there, here = (" in ".join(filter(None, x.values())) or "another device" for x in (found, self.computed))
+        there, here = (" in ".join(map(str, x.values())) for x in (found, self.computed))
+        there = "another device" if found["device"] is None else there
         return f"was written in mid-epoch on {there}, and this is {here}"
 
     def misfit(self, saved: dict[str, Any]) -> str | None:

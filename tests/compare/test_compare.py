@@ -60,6 +60,21 @@ def test_the_table_shows_every_run_and_what_differs(command, runs):
     assert re.search(r"\d+\.\d\d - \d+\.\d\d", row)
 
 
+def test_how_runs_were_computed_is_shown_where_it_differs(command, runs):
+    about = info(runs / "a2")
+    header = command("compare").out.splitlines()[1].split()
+    assert not {"trainer.precision", "memory_format"} & set(header)
+    other = "fp32" if about["precision"] == "bf16" else "bf16"
+    about |= {"precision": other, "memory_format": "contiguous"}
+    (runs / "a2" / "run.json").write_text(json.dumps(about))
+    lines = command("compare").out.splitlines()
+    assert {"trainer.precision", "memory_format"} <= set(lines[1].split())
+    row = next(line for line in lines if line.startswith("a2")).split()
+    assert {other, "contiguous"} <= set(row)
+    done = command("compare", "--group-by", "recipe")
+    assert "trainer.precision varies inside this group" in done.out + done.err
+
+
 def test_runs_can_be_filtered_sorted_counted_and_written(command, runs, place):
     arguments = [
         "--filter",
