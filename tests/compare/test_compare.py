@@ -71,7 +71,7 @@ def test_how_runs_were_computed_is_shown_where_it_differs(command, runs):
     assert {"trainer.precision", "memory_format"} <= set(lines[1].split())
     row = next(line for line in lines if line.startswith("a2")).split()
     assert {other, "contiguous"} <= set(row)
-    done = command("compare", "--group-by", "recipe")
+    done = command("compare", "--group-by", "optimizer.lr")
     assert "trainer.precision varies inside this group" in done.out + done.err
 
 
