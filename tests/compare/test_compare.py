@@ -73,6 +73,8 @@ def test_how_runs_were_computed_is_shown_where_it_differs(command, runs):
     assert {other, "contiguous"} <= set(row)
     done = command("compare", "--group-by", "optimizer.lr")
     assert "trainer.precision varies inside this group" in done.out + done.err
+    recipes = load_runs(runs).set_index("name")["recipe"]
+    assert recipes["a1"] != recipes["a2"], "no repetitions"
 
 
 def test_runs_can_be_filtered_sorted_counted_and_written(command, runs, place):
