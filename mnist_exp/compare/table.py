@@ -85,7 +85,7 @@ def load_runs(
       data_id: equal for runs on the same data and split, which alone are compared; n_test: test images;
     - test_scored: how often the test set was scored, by the run itself and by ``evaluate``;
     - memory_format: channels_last or contiguous; trainer.precision: fp32, bf16 or fp16, what it was computed in;
-    - recipe: a digest of the composed config but for the seed, and the precision: equal recipes are repetitions;
+    - recipe: a digest of the composed config but for the seed: equal recipes are repetitions;
     - <key>: for every key that was named on some command line, such as ``optimizer.lr``, and for ``keys``, the value
       that was composed, from wherever it came; the choice of a group, such as ``model``, too. "deleted" where the
       command line deleted the key (~key), NaN where a run has no such key.
@@ -207,7 +207,7 @@ def _row(run: RunFolder) -> dict[str, Any]:
         n_test=dataset.get("test", 0),
         test_scored=run.test_scored,
         memory_format=info.get("memory_format") or "contiguous",
-        recipe=run.recipe and f"{run.recipe} {info.get('precision') or ''}".strip(),
+        recipe=run.recipe,
     )
     begun = {"warm_start": info["warm_start"]} if info.get("warm_start") else {}
     named = {key: value for key, value in run.named().items() if key not in (*FACTS, "warm_start")}

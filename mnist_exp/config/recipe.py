@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-RULE = 2  # of digests; to be raised when equal configs get another one than before
+RULE = 3  # of digests; to be raised when equal configs get another one than before
 # keys, with all below them, that say where and as what a run is computed; every other key is what it computes
 PLACES = (
     *(
@@ -54,12 +54,13 @@ def overrides(given: Iterable[str]) -> set[str]:
     return {_current(o) for o in given if not below(o.partition("=")[0], PLACES)}
 
 
-def digest(config: Mapping[str, Any], warm_start: Any = None) -> str:
+def digest(config: Mapping[str, Any], warm_start: Any = None, computed: Mapping[str, Any] | None = None) -> str:
     """Return 8 hex digits that are equal for repetitions: the same values composed, but for places and the seed.
 
-    ``warm_start``: the run whose weights it began with.
+    ``warm_start``: the run whose weights it began with. ``computed``: {key: value} of what was left to the machine.
     """
-    text = json.dumps(_sortable([values(config), warm_start and str(warm_start)]), sort_keys=True, default=str)
+    found = values(config) | (computed or {})
+    text = json.dumps(_sortable([found, warm_start and str(warm_start)]), sort_keys=True, default=str)
     return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()[:8]
 
 

@@ -89,7 +89,12 @@ class Composed:
         if known.get("rule") == recipe.RULE:
             return known["digest"]
         config = self.config()
-        return recipe.digest(config, self.info.get("warm_start")) if config else None
+        return recipe.digest(config, self.info.get("warm_start"), self.computed) if config else None
+
+    @property
+    def computed(self) -> dict[str, Any]:
+        """What its config may have left to the machine, {dotted key: value}: the precision."""
+        return {"trainer.precision": self.info["precision"]} if self.info.get("precision") else {}
 
     @property
     def dataset(self) -> dict[str, Any]:
