@@ -211,10 +211,7 @@ def _row(run: RunFolder) -> dict[str, Any]:
     )
     begun = {"warm_start": info["warm_start"]} if info.get("warm_start") else {}
     named = {key: value for key, value in run.named().items() if key not in (*FACTS, "warm_start")}
-    computed = (
-        {"trainer.precision": info["precision"]} if info.get("precision") else {}
-    )  # on this machine, if asked "auto"
-    return {**begun, **named, **computed, **vars(row)}
+    return {**begun, **named, **run.computed, **vars(row)}
 
 
 def select(

@@ -59,7 +59,7 @@ def digest(config: Mapping[str, Any], warm_start: Any = None, computed: Mapping[
 
     ``warm_start``: the run whose weights it began with. ``computed``: {key: value} of what was left to the machine.
     """
-    found = values(config) | (computed or {})
+    found = {**values(config), **(computed or {})}
     text = json.dumps(_sortable([found, warm_start and str(warm_start)]), sort_keys=True, default=str)
     return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()[:8]
 

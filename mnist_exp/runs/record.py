@@ -113,6 +113,7 @@ def begin(job: Job, begun: RunFolder | None, loggers: Sequence[Any], facts: dict
             raise RunLockedError(
                 f"{begun.path} has just been written by another process; wait for it, or stop it first"
             )
+        begun.info |= now
         begun.go_on(job.files()["config.yaml"], job.changes)
         lacking = {key: value for key, value in _identity(job).items() if key not in begun.info}
         begun.update(**lacking, **now, epochs=facts["epochs"], resumed=begun.info.get("resumed", 0) + 1)

@@ -34,7 +34,7 @@ def run_trial(job: Job) -> RunFolder:
         begun = RunFolder.open(job.folder) if is_run(job.folder) else None
         if begun is not None:
             asked = recipe.digest(OmegaConf.to_container(job.config)), job.config.seed  # type: ignore[arg-type]
-            if (begun.recipe, begun.info.get("seed", job.config.seed)) != asked:
+            if (recipe.digest(begun.config()), begun.info.get("seed", job.config.seed)) != asked:
                 raise UserError(f"{job.folder} holds a trial of another search; name a new study, or move it away")
             if begun.info["status"] in ("finished", "pruned", "failed"):
                 return begun

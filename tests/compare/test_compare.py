@@ -65,7 +65,7 @@ def test_how_runs_were_computed_is_shown_where_it_differs(command, runs):
     header = command("compare").out.splitlines()[1].split()
     assert not {"trainer.precision", "memory_format"} & set(header)
     other = "fp32" if about["precision"] == "bf16" else "bf16"
-    about |= {"precision": other, "memory_format": "contiguous"}
+    about |= {"precision": other, "memory_format": "contiguous", "recipe": None}
     (runs / "a2" / "run.json").write_text(json.dumps(about))
     lines = command("compare").out.splitlines()
     assert {"trainer.precision", "memory_format"} <= set(lines[1].split())
