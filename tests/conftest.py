@@ -27,6 +27,7 @@ def place(tmp_path, monkeypatch, data_root) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MNIST_EXP_DATA", str(data_root))
     monkeypatch.delenv("MNIST_EXP_ALLOW", raising=False)
+    monkeypatch.setattr("mnist_exp.training.loop.EVERY", 0)  # a checkpoint each epoch, however short
     for key, value in OFFLINE.items():
         monkeypatch.setenv(key, value)
     torch.set_num_threads(1)

@@ -64,8 +64,9 @@ def rows(run: Path) -> list[dict]:
 
 
 def start(place: Path, *arguments: str) -> subprocess.Popen:
-    """Start ``python -m mnist_exp`` in the background."""
-    words = [sys.executable, "-m", "mnist_exp", *arguments]
+    """Start ``mnist_exp`` in the background, which writes a checkpoint each epoch, however short."""
+    eager = "from mnist_exp.training import loop; loop.EVERY = 0; from mnist_exp.cli.main import main; main()"
+    words = [sys.executable, "-c", eager, *arguments]
     return subprocess.Popen(words, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 

@@ -26,6 +26,7 @@ from mnist_exp.training.progress import RunProgress
 from mnist_exp.training.state import State
 
 log = logging.getLogger(__name__)
+EVERY = 10.0  # seconds between checkpoints to go on from, or an epoch, if that is longer
 
 
 class Loop:
@@ -39,6 +40,7 @@ class Loop:
         self.forward = torch.compile(parts.model) if parts.trainer.compile else parts.model
         self.on_cpu = parts.trainer.device.type == "cpu"
         self.stop = Stop()
+        self.saved, self.saved_steps = time.monotonic(), state.total_steps
         self.profiler: Any = None
 
     def fit(self, on_epoch: Callable[[dict[str, Any]], None] = lambda row: None) -> None:
@@ -55,13 +57,28 @@ class Loop:
                 better = self._keep(row)
                 self.run.append_history(row)
                 state.end_epoch()
-                self.checkpoints.save_last(state.state_dict())
+                self._save(state.epoch > epochs)
                 _report(row, epochs, better)
                 try:
                     on_epoch(row)
-                finally:
-                    if self.stop:  # rather than TrialPruned, or a search would go on
-                        raise KeyboardInterrupt
+                except Exception:  # such as TrialPruned
+                    self._save()
+                    self._interrupt()
+                    raise
+                self._interrupt()
+
+    def _save(self, now: bool = True) -> None:
+        """Write last.pth ``now``, or if the last one is old: a large one takes longer than a short epoch."""
+        due = now or time.monotonic() - self.saved >= EVERY
+        if due and self.saved_steps != self.state.total_steps:
+            self.checkpoints.save_last(self.state.state_dict())
+            self.saved, self.saved_steps = time.monotonic(), self.state.total_steps
+
+    def _interrupt(self) -> None:
+        """Raise KeyboardInterrupt if a signal asks for it, with a checkpoint to go on from."""
+        if self.stop:
+            self._save()
+            raise KeyboardInterrupt
 
     def _epoch(self) -> dict[str, Any]:
         """Train what is left of this epoch, score it, and return its row of the history."""
@@ -108,9 +125,8 @@ class Loop:
                 self.profiler.step()
             if state.total_steps == parts.trainer.max_steps:
                 break
-            if self.stop and state.step < parts.steps:
-                self.checkpoints.save_last(state.state_dict())
-                raise KeyboardInterrupt
+            if state.step < parts.steps:
+                self._interrupt()
         return lr
 
     def _augmented(self, images: Tensor, labels: Tensor) -> Mixed:

@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -79,6 +80,29 @@ def test_a_bad_checkpoint_falls_back_to_the_one_before(command, interrupted, dam
     assert "last.pth" in done.out
     assert "going on from previous.pth (epoch 3)" in done.out
     assert_same_result(Path("whole"), interrupted)
+
+
+def test_short_epochs_share_a_checkpoint_and_a_kill_costs_them(command, place, monkeypatch):
+    """The clock goes on by 4 seconds an epoch, and a checkpoint is written every 10."""
+    arguments = [*SMALL, "schedule.initial_epochs=7", "+logger.stop._target_=stopper.Logger"]
+    monkeypatch.setenv("MNIST_EXP_ALLOW", "stopper.*")
+    monkeypatch.setattr("mnist_exp.training.loop.EVERY", 10)
+    assert command(*arguments, "hydra.run.dir=whole").status == 0
+
+    def monotonic() -> float:
+        history = Path("cut/history.csv")
+        return 4.0 * len(history.read_text().splitlines()[1:]) if history.exists() else 0.0
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mnist_exp.training.loop.time", SimpleNamespace(monotonic=monotonic))
+        patch.setenv("STOP_IN_EPOCH", "7")
+        assert command(*arguments, "hydra.run.dir=cut").status == 9
+    saved = torch.load("cut/checkpoints/last.pth", weights_only=True)
+    assert saved["epoch"] == 7, "written after the third epoch and after the sixth"
+    assert len(rows(Path("cut"))) == 7
+    done = command("train", "resume=cut")
+    assert "resuming in epoch 7" in done.out
+    assert_same_result(Path("whole"), Path("cut"))
 
 
 def test_two_bad_checkpoints_start_over_saying_so(command, interrupted):
