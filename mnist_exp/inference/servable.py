@@ -66,7 +66,7 @@ class ExportConfig(BaseModel):
     format: Literal["mnist_exp export 1"] = "mnist_exp export 1"
     file: str
     classes: list[str]
-    mean: float  # of pixels in 0..1
+    mean: Annotated[float, Field(allow_inf_nan=False)]  # of pixels in 0..1
     std: Positive
     shifts: Annotated[list[Annotated[list[Shift], Field(min_length=2, max_length=2)]], Field(min_length=1)]  # dy, dx
     model: dict[str, Any]  # as the config group

@@ -6,6 +6,7 @@ import signal
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,14 +40,14 @@ class Ended(NamedTuple):
     strayed: list[str]
 
 
-def run(arguments: list[str], place: Path) -> Ended:
-    """Run a command line in the folder ``place``, which is all that it may change."""
+def run(arguments: list[str], place: Path, command: Callable[..., int] = run_command) -> Ended:
+    """Run a command line (or ``command``) in the folder ``place``, which is all that it may change."""
     streams = [place.parent / f"{place.name}.{name}" for name in ("out", "err", "strayed")]
     child = os.fork()
     if not child:
         status = _LEFT
         try:
-            status = _work(arguments, place, streams)
+            status = _work(lambda: command(*arguments), place, streams)
         finally:
             os._exit(status)
     status, usage = _wait(child)
@@ -68,11 +69,12 @@ def _wait(child: int) -> tuple[int, Any]:
     return status, usage
 
 
-def _work(arguments: list[str], place: Path, streams: list[Path]) -> int:
+def _work(command: Callable[[], int], place: Path, streams: list[Path]) -> int:
     for descriptor, stream in ((1, streams[0]), (2, streams[1])):
         os.dup2(os.open(stream, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.stdin, sys.stdout, sys.stderr = (open(n, "r" if n == 0 else "w", closefd=False) for n in (0, 1, 2))  # noqa: SIM115
+    _tell_warnings()
     import rich
 
     rich.reconfigure(file=sys.stdout)
@@ -82,7 +84,7 @@ def _work(arguments: list[str], place: Path, streams: list[Path]) -> int:
     watch = os.open(streams[2], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     sys.addaudithook(_hook(place, lambda line: os.write(watch, f"{line}\n".encode(errors="replace"))))
     try:
-        return run_command(*arguments)
+        return command()
     except BaseException:
         import traceback
 
@@ -92,6 +94,13 @@ def _work(arguments: list[str], place: Path, streams: list[Path]) -> int:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
+
+
+def _tell_warnings() -> None:
+    """Let warnings be told as Python does outside pytest, which keeps them."""
+    for silent in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+        warnings.simplefilter("ignore", silent)
+    warnings.showwarning = lambda message, kind, *_, **__: print(f"{kind.__name__}: {message}", file=sys.stderr)
 
 
 def _hook(place: Path, tell: Callable[[str], Any]) -> Callable[[str, tuple[Any, ...]], None]:
