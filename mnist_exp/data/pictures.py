@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import logging
@@ -9,7 +10,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -71,6 +72,13 @@ def read_picture(path: Path) -> np.ndarray:
         return padded(read_grey(file, path, 8 * SIDE))
 
 
+def refuse_special(dataset: Any) -> None:
+    """Raise UserError if a picture that torchvision's ImageFolder would open is a pipe or a device: it would wait."""
+    for path, *_ in getattr(dataset, "samples", ()):
+        if not os.path.isfile(path):  # noqa: PTH113  # of many
+            raise UserError(f"{path} cannot be read: it is not a regular file; remove it")
+
+
 def padded(grey: Image) -> np.ndarray:
     """Return a grey picture of any size as uint8 [28, 28].
 
@@ -97,7 +105,11 @@ def read_grey(file: BinaryIO, name: object, least: int) -> Image:
 
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # what is too large is refused below
     try:
-        with Image.open(file, formats=FORMATS) as picture:
+        with (
+            warnings.catch_warnings(action="ignore"),  # of what is read all the same
+            Image.open(file, formats=FORMATS) as picture,
+            _silent(picture.format == "TIFF"),
+        ):
             picture.draft("L", (least, least))
             if picture.width * picture.height > MOST_PIXELS:
                 raise ValueError(f"{picture.width:,} x {picture.height:,} pixels are more than {MOST_PIXELS:,}")
@@ -113,6 +125,19 @@ def read_grey(file: BinaryIO, name: object, least: int) -> Image:
         raise UserError(f"{name} is none of {', '.join(FORMATS)}, or damaged; repair or remove it") from error
     except Exception as error:  # Pillow raises one of many
         raise UserError(f"{name} cannot be read as a picture: {error}; repair or remove it") from error
+
+
+@contextlib.contextmanager
+def _silent(tiff: bool) -> Iterator[None]:
+    """Let libtiff be silent, which writes to standard error, past Python, what it thinks of a file."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # standard error may be closed
+            kept = os.dup(2) if tiff else None
+            if kept is not None:
+                stack.callback(os.close, kept)
+                stack.callback(os.dup2, kept, 2)
+                os.dup2(stack.enter_context(Path(os.devnull).open("wb")).fileno(), 2)
+        yield
 
 
 def _on_white(picture: Image) -> Image:
@@ -184,10 +209,17 @@ def _below(folder: Path, count: Iterator[int], above: frozenset[tuple[int, int]]
                 raise UserError(f"{folder} and the folders beside it hold more than {MOST_FILES:,} files")
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            if _is_folder(entry):
                 yield from _below(Path(entry.path), count, above | {here})
             elif entry.name.lower().endswith(ENDINGS):
                 yield Path(entry.path)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # of a link to itself; what is wrong with it will be seen where it is read
+        return False
 
 
 def _stack(paths: Sequence[Path]) -> np.ndarray:

@@ -16,7 +16,7 @@ from mnist_exp.checked import Count, Positive, Seed, checked
 from mnist_exp.data.formats import SOURCES, Contents, import_help, read
 from mnist_exp.data.identity import changes, identity
 from mnist_exp.data.install import download
-from mnist_exp.data.pictures import read_tree
+from mnist_exp.data.pictures import read_tree, refuse_special
 from mnist_exp.data.splits import LoaderSplit, Split, Splits, hold_out, stratified, targets_of
 from mnist_exp.errors import UserError, require
 from mnist_exp.files import expanded
@@ -158,6 +158,8 @@ class CustomData:
 
     def load(self) -> Splits:
         """Return the splits. For their MD5 all items are read once more, before their transforms: see ``identity``."""
+        for dataset in (self.train, self.val, self.test):
+            refuse_special(dataset)
         labels, test_labels = targets_of(self.train), targets_of(self.test)
         rest, held = hold_out(labels, self.val_size, self.train_limit, self.split_seed)
         if self.val is not None and not torch.equal(targets_of(self.val), labels):

@@ -44,6 +44,7 @@ class Server(ThreadingHTTPServer):
     """Serves the page of a ``model``, to be set before the first request, and answers it."""
 
     daemon_threads = True
+    request_queue_size = 128  # of those who have not been let in: five would keep others waiting for seconds
     model: Model
 
     def __init__(self, port: int):

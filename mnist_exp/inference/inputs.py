@@ -228,7 +228,8 @@ def _npz(file: BinaryIO, name: str, wanted: str | None) -> Iterator[np.ndarray]:
                 with archive.open(member) as opened:
                     found[member.filename.removesuffix(".npy")] = array_header(opened, member.filename)
         told = ", ".join(
-            f"{key} ({kind} {list(shape)})" for key, (kind, shape, _) in itertools.islice(found.items(), 9)
+            f"{key[:100]} ({kind} {str(list(shape))[:100]})"
+            for key, (kind, shape, _) in itertools.islice(found.items(), 9)
         )
         fits = [key for key, (kind, shape, _) in found.items() if kind == np.uint8 and shape[1:] == [28, 28]]
         if wanted is None and len(fits) != 1:
@@ -244,7 +245,9 @@ def _npz(file: BinaryIO, name: str, wanted: str | None) -> Iterator[np.ndarray]:
 def _check_shape(shape: Sequence[int], kind: str, name: str) -> None:
     if kind != "uint8" or len(shape) != 3 or tuple(shape[1:]) != (28, 28) or not shape[0]:
         labels = ": are these labels?" if len(shape) == 1 else ""
-        raise UserError(f"{name} holds {kind} {list(shape)}{labels}; wanted are images, uint8 [N, 28, 28], N above 0")
+        raise UserError(
+            f"{name} holds {kind} {str(list(shape))[:100]}{labels}; wanted are images, uint8 [N, 28, 28], N above 0"
+        )
 
 
 def _images(file: IO[bytes], count: int) -> Iterator[np.ndarray]:

@@ -6,15 +6,13 @@ import dataclasses
 import functools
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
 from mnist_exp.config.build import build, trusting
@@ -23,20 +21,23 @@ from mnist_exp.config.ours import config_folder
 from mnist_exp.data.sets import CustomData
 from mnist_exp.errors import UserError, require
 from mnist_exp.files import expanded
+from mnist_exp.inference.bounded import as_large_as
 from mnist_exp.parts.evaluate import PLAIN, Evaluator
 from mnist_exp.parts.trainer import Trainer
-from mnist_exp.reading import MIB, load_yaml
+from mnist_exp.reading import load_yaml
 from mnist_exp.runs.folder import RunFolder
 from mnist_exp.training.checkpoints import load
 from mnist_exp.training.components import load_weights
 
 KINDS = ("best", "last", "swa")  # of checkpoints
 _AT_ONCE = 16_384  # images on the device
+CLASSES = 10_000  # a table of them all is 800 MB
+_LETTERS = 200  # of a message
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Member:
-    """A trained network: its run, the checkpoint that its weights are of, and what it is scored with."""
+    """A trained network: its run, the checkpoint that its weights are of, what it is scored with, how many classes it has."""
 
     run: RunFolder
     config: DictConfig
@@ -44,6 +45,7 @@ class Member:
     network: nn.Module
     evaluator: Evaluator
     trainer: Trainer
+    outputs: int
 
     @property
     def name(self) -> str:
@@ -53,8 +55,8 @@ class Member:
     @property
     def classes(self) -> list[str]:
         """The names of the classes that it tells apart."""
-        names = list((self.run.info.get("dataset") or {}).get("classes") or map(str, range(10)))
-        return names + [f"#{label}" for label in range(len(names), self.config.model.num_classes)]
+        names = list((self.run.info.get("dataset") or {}).get("classes") or map(str, range(min(10, self.outputs))))
+        return names + [f"#{label}" for label in range(len(names), self.outputs)]
 
     @property
     def assumed(self) -> str | None:
@@ -100,7 +102,7 @@ class Model:
         for other in others:
             if other.classes != first.classes:
                 raise UserError(
-                    f"{first.run.path} tells {', '.join(first.classes)} apart, {other.run.path} {', '.join(other.classes)}: "
+                    f"{first.run.path} tells {told(first.classes)} apart, {other.run.path} {told(other.classes)}: "
                     "an ensemble is of networks with the same classes"
                 )
         self.members = list(members)
@@ -127,6 +129,12 @@ class Model:
         return torch.stack([member.probabilities(found, tta_runs) for member in self.members])
 
 
+def told(classes: Sequence[str]) -> str:
+    """Return the names of ``classes`` for a message, as many as have room in it."""
+    names = ", ".join(classes)
+    return names if len(names) <= _LETTERS else f"{names[:_LETTERS]}\u2026"
+
+
 def load_model(*runs: str | Path, checkpoint: str = "best") -> Model:
     """Return the network of a run folder, or the ensemble of several.
 
@@ -139,30 +147,51 @@ def load_model(*runs: str | Path, checkpoint: str = "best") -> Model:
 
 def load_member(path: Path, checkpoint: str = "best") -> Member:
     """Return the network of the run in ``path``. Raises UserError naming what is missing or wrong."""
-    run = RunFolder.open(expanded(path))
+    run = _own(expanded(path))
     config = run_config(run)
     file = checkpoint_file(run, checkpoint)
     trainer = Trainer("auto", _precision(run))
-    try:
-        with trusting():
-            refuse_larger(lambda: _network(config, run), file, file.stat().st_size, run.hydra_config)
-            network, evaluator = _network(config, run), build(config, "evaluate")
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(f"{run.hydra_config}: {error}") from error
-    kind = type(evaluator).__name__
-    require(isinstance(evaluator, Evaluator), "evaluate._target_", kind, f"an Evaluator, in {run.hydra_config}")
+    with trusting(), as_large_as(file.stat().st_size, file, run.hydra_config):
+        network, evaluator = build(config, "model"), build(config, "evaluate")
+    for key, part, kind, wanted in (
+        ("model", network, nn.Module, "a network"),
+        ("evaluate", evaluator, Evaluator, "an Evaluator"),
+    ):
+        require(isinstance(part, kind), f"{key}._target_", type(part).__name__, f"{wanted}, in {run.hydra_config}")
     load_weights(network, load(file, network.state_dict())["model"], file)
-    return Member(run, config, file, network.to(trainer.device).eval(), evaluator, trainer)
+    return _asked(Member(run, config, file, network.to(trainer.device).eval(), evaluator, trainer, 0))
 
 
-def _network(config: DictConfig, run: RunFolder) -> nn.Module:
+def _own(path: Path) -> RunFolder:
+    """Open the run in ``path``. Raises UserError if what is read of it lies elsewhere."""
+    for file in (path / "run.json", path / ".hydra", path / ".hydra" / "config.yaml"):
+        _refuse_link(file)
+    return RunFolder.open(path)
+
+
+def _refuse_link(path: Path) -> None:
+    if path.is_symlink():
+        raise UserError(f"{path} is a link: a run is read from its own folder. Put what it leads to in its place")
+
+
+def _asked(member: Member) -> Member:
+    """Return ``member``, whose network has answered for a blank image. Raises UserError if it does not, or wrongly."""
+    run, named = member.run, len(member.run.dataset.get("classes") or ())
+    blank = torch.zeros(1, 28, 28, dtype=torch.uint8)
     try:
-        network: nn.Module = build(config, "model")
-    except UserError as error:
-        raise UserError(f"{run.hydra_config}: {error}") from error
-    kind = type(network).__name__
-    require(isinstance(network, nn.Module), "model._target_", kind, f"a network, in {run.hydra_config}")
-    return network
+        answer = member.evaluator.of_images(member.network, blank, member.trainer)
+    except MemoryError:
+        raise
+    except Exception as error:  # of a network that may be anybody's
+        raise UserError(f"{run.path}: its network fails: {' '.join(str(error).split())[:300]}") from error
+    shape = list(answer.shape)
+    fits = len(shape) == 2 and shape[0] == 1 and max(2, named) <= shape[1] <= CLASSES
+    allowed = f"[1, N], N at least {max(2, named):,}, its classes, and at most {CLASSES:,}"
+    require(fits, f"{run.path}: what its network answers to an image", shape, allowed)
+    if not answer.isfinite().all():
+        told = f"what the network of {member.checkpoint.name} answers are no numbers; try another --checkpoint"
+        raise UserError(f"{run.path}: {told}")
+    return dataclasses.replace(member, outputs=shape[1])
 
 
 def run_config(run: RunFolder) -> DictConfig:
@@ -181,11 +210,10 @@ def checkpoint_file(run: RunFolder, checkpoint: str) -> Path:
             raise UserError(f"{run.path} has no {checkpoint} checkpoint: {hint}")
     else:  # of another run it would be scored, and counted, as this one's
         file = expanded(checkpoint)
-        own = file.is_file() and file.resolve().parent == run.checkpoints.resolve()
+        own = os.path.isfile(file) and os.path.realpath(file.parent) == os.path.realpath(run.checkpoints)  # noqa: PTH113
         require(own, "--checkpoint", checkpoint, f"{', '.join(KINDS)}, or a file in {run.checkpoints}")
     for path in (run.checkpoints, file):
-        if path.is_symlink():
-            raise UserError(f"{path} is a link: a run is read from its own folder. Put what it leads to in its place")
+        _refuse_link(path)
     return file
 
 
@@ -200,14 +228,6 @@ def _of_kind(run: RunFolder, checkpoint: str) -> Path | None:
     elif checkpoint == "best" and best is not None:
         file = run.checkpoint(best)
     return file if file is not None and os.path.lexists(file) else None
-
-
-def refuse_larger(make: Callable[[], nn.Module], file: Path, held: int, origin: Path) -> None:
-    """Raise UserError if what ``make`` builds, of the config ``origin``, is larger than its weights, ``held`` bytes in ``file``."""
-    with torch.device("meta"):  # takes no memory, however large it is
-        weights = sum(tensor.nbytes for tensor in make().state_dict().values())
-    if weights > held + MIB:
-        raise UserError(f"{origin} says a network of {weights:,} bytes; {file}, its weights, has {held:,}")
 
 
 def _precision(run: RunFolder) -> Any:

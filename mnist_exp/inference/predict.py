@@ -18,7 +18,7 @@ from mnist_exp.data.pictures import padded
 from mnist_exp.errors import RunFailed, UserError
 from mnist_exp.inference.frame import Invert, frame
 from mnist_exp.inference.inputs import Batch, Frame
-from mnist_exp.inference.load import Member, Model
+from mnist_exp.inference.load import Member, Model, told
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -136,7 +136,7 @@ def as_submission(found: Iterable[Answers], classes: Sequence[str]) -> Iterator[
     Raises UserError if ``classes`` are no digits.
     """
     if list(classes) != _DIGITS:
-        raise UserError(f"Kaggle's test.csv is of digits, and this model tells {', '.join(classes)} apart")
+        raise UserError(f"Kaggle's test.csv is of digits, and this model tells {told(classes)} apart")
     yield b"ImageId,Label\n"
     ids = itertools.count(1)
     for some in found:

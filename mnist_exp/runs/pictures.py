@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,9 @@ def _figure(width: float, height: float) -> Figure:
 def drawn(figure: Figure, kind: str = "png", dpi: int = 120) -> bytes:
     """Return the picture file, of the ``kind`` png, pdf or svg, that ``figure`` is."""
     content = io.BytesIO()
-    figure.savefig(content, format=kind, dpi=dpi)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a letter that no font here has is drawn as a box
+        figure.savefig(content, format=kind, dpi=dpi)
     return content.getvalue()
 
 
