@@ -53,9 +53,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _asked(model: Model) -> Model:
-    """Return ``model``, whose networks answer. Raises UserError naming the run of one that does not."""
+    """Return ``model``, whose networks answer and see alike. Raises UserError naming the run of one that does not."""
     import torch
 
+    from mnist_exp.inference.predict import framing
+
+    framing(model, "no")  # which all of its networks must have in common
     blank = torch.zeros(1, 28, 28, dtype=torch.uint8)
     for member in model.members:
         try:

@@ -218,6 +218,8 @@ def parse_rows(lines: BinaryIO, name: str, columns: Sequence[str], at_once: int 
     left = rows()
     for number in itertools.count():
         some = list(itertools.islice(left, at_once))
+        if not number and not some:
+            raise UserError(f"{name} has the names of its columns, and no digit below them")
         if number and not some:
             return
         yield _numbers(some, name)
@@ -248,7 +250,8 @@ def _other_columns(found: Sequence[str], name: str, wanted: int) -> str:
         )
     file, first = ("train.csv", "label, pixel0") if wanted == len(COLUMNS) else ("test.csv", "pixel0")
     told = ", ".join(column[:40] for column in found[:3])
-    return f"{name} has the columns {told}, ... ; Kaggle's {file} has {first}, ..., pixel783"
+    count = f"{len(found):,} columns, " if len(found) != wanted else ""
+    return f"{name} has {count}{told}, ... ; Kaggle's {file} has {wanted}, {first}, ..., pixel783"
 
 
 def split_columns(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

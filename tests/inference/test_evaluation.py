@@ -205,6 +205,10 @@ def test_a_run_that_cannot_be_scored_is_named(command, runs, what, words):
         (["runs/a", "--output", "/proc/nowhere"], "--output /proc/nowhere cannot be written"),
         (["runs/a", "--output", "new/" + 300 * "x"], "File name too long"),
         (["runs/a", "--data", "nowhere", "--split", "tst"], "--split"),
+        (
+            ["runs/a", "--data", "nowhere"],
+            "error: --data nowhere is no folder; name the one in which the data set lies\n",
+        ),
     ],
 )
 def test_a_mistake_is_one_message(command, runs, typed, words):
