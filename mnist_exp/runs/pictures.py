@@ -168,9 +168,8 @@ def _wall(images: np.ndarray, texts: Sequence[str], title: str, columns: int) ->
     rows, width, height = max(1, -(-len(images) // columns)), 34, 36 + 4 * lines
     wall = np.zeros((rows * height, columns * width), images.dtype)
     title = plain(title)
-    figure = _figure(
-        max(1.5 * columns, 0.1 * len(title)), 1.75 * rows * height / 40 + 0.6
-    )  # a letter is about 0.09 wide
+    across = max(1.5 * columns, 0.12 * len(title))  # inches; a letter is about 0.11 wide
+    figure = _figure(across, 1.75 * rows * height / 40 + 0.6)
     axes = figure.subplots()
     for place, image in enumerate(images):
         top, left = place // columns * height + height - 30, place % columns * width + 3
