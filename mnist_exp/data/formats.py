@@ -250,8 +250,9 @@ def _other_columns(found: Sequence[str], name: str, wanted: int) -> str:
         )
     file, first = ("train.csv", "label, pixel0") if wanted == len(COLUMNS) else ("test.csv", "pixel0")
     told = ", ".join(column[:40] for column in found[:3])
-    count = f"{len(found):,} columns, " if len(found) != wanted else ""
-    return f"{name} has {count}{told}, ... ; Kaggle's {file} has {wanted}, {first}, ..., pixel783"
+    count = f" ({len(found)} of {wanted})" if len(found) < wanted else f" (more than {wanted})"  # a long line is cut
+    count = "" if len(found) == wanted else count
+    return f"{name} has the columns {told}, ...{count}; Kaggle's {file} has {first}, ..., pixel783"
 
 
 def split_columns(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
