@@ -9,7 +9,6 @@ import codecs
 import contextlib
 import gzip
 import io
-import itertools
 import os
 import re
 import struct
@@ -140,19 +139,14 @@ def _opened(path: Path) -> BinaryIO:
 
 def _refuse(first: bytes, name: str) -> None:
     """Say of what is often taken for digits what it is."""
-    line = first.partition(b"\n")[0]
     if not first:
         raise UserError(f"{name} is empty; wanted is {_WANTED}")
     if first[:4] == b"%PDF":
         raise UserError(f"{name} is a PDF; save its page as a PNG, as `pdftoppm -png` does, and name that")
-    text = codecs.getincrementaldecoder("utf-8-sig")("replace").decode(line).strip()  # its last letter may be cut off
-    if (
-        re.search(rb"[\0-\x08\x0e-\x1a]", first)
-        or "\ufffd" in text
-        or re.match(rb"P[1-6]\s", first)
-        or b"<svg" in first
-    ):
-        return  # no text, or a picture all the same
+    text = codecs.getincrementaldecoder("utf-8-sig")("replace").decode(first.partition(b"\n")[0]).strip()
+    picture = re.match(rb"P[1-6]\s", first) or b"<svg" in first  # all the same
+    if picture or "\ufffd" in text or re.search(rb"[\0-\x08\x0e-\x1a]", first):
+        return
     found = re.split("[,;\t]", text)
     if len(found) == 1:
         raise UserError(f"{name} is text; wanted is {_WANTED}")
@@ -247,12 +241,8 @@ def _npz(file: BinaryIO, name: str, wanted: str | None) -> Iterator[np.ndarray]:
         packed = [member.filename for member in archive.infolist() if not member.filename.endswith((".npy", "/"))]
         if packed and not found:
             best = next((one for one in packed if one.rpartition("/")[2] == "test.csv"), "what is wanted of it")
-            raise UserError(
-                f"{name} holds {', '.join(packed[:3])}{', ...' * (len(packed) > 3)}; unpack it and name {best}"
-            )
-        told = ", ".join(
-            f"{key} ({kind} {list(shape)})" for key, (kind, shape, _) in itertools.islice(found.items(), 9)
-        )
+            raise UserError(f"{name} is an archive, of {', '.join(packed[:3])}; unpack it and name {best}")
+        told = ", ".join(f"{key} ({kind} {list(shape)})" for key, (kind, shape, _) in [*found.items()][:9])
         fits = [key for key, (kind, shape, _) in found.items() if kind == np.uint8 and shape[1:] == [28, 28]]
         if wanted is None and len(fits) != 1:
             say = f"say which: --array {fits[0]}" if fits else "wanted is uint8 [N, 28, 28]"

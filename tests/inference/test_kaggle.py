@@ -73,7 +73,7 @@ def test_the_bundled_digits_can_all_be_trained_on(command, place):
         ),
         (
             ["predict", "RUN", "--input", "digits.zip", "--output", "x.csv"],
-            ["digits.zip holds train.csv, test.csv; unpack it and name test.csv"],
+            ["digits.zip is an archive, of train.csv, test.csv; unpack it and name test.csv"],
         ),
         (
             ["predict", "RUN", "--input", "answers.csv", "--output", "x.csv"],
