@@ -22,11 +22,13 @@ def draw(arguments: list[str]) -> None:
     require(port is None or 1 <= port <= 65_535, "--port", port, "between 1 and 65535")
     from mnist_exp.console import console, say
     from mnist_exp.inference.load import load_model
+    from mnist_exp.inference.predict import framing
     from mnist_exp.signals import terminate_as_interrupt
 
     screen = console()
     with terminate_as_interrupt(), _bound(port) as server:
         server.model = load_model(*options.runs, checkpoint=options.checkpoint)
+        framing(server.model, "no")  # which all of its networks must have in common
         for member in server.model.members:
             say(screen, f"network  {member.checkpoint}")
         for line in server.model.assumed:

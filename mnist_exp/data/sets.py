@@ -56,6 +56,12 @@ class Data:
 
     reads_only = False  # nothing may be downloaded to root, nor kept there
 
+    @property
+    def missing(self) -> Path | None:
+        """The first of its files that is not there; None if all are."""
+        paths = () if self.name == "sample" else SOURCES[self.name].paths(expanded(self.root))
+        return next((path for path in paths if not path.exists()), None)
+
     def load(self) -> Splits:
         """Return the splits on the CPU. Raises UserError naming the file or value that is wrong."""
         root = expanded(self.root)
@@ -70,7 +76,7 @@ class Data:
 
     def _found(self, root: Path) -> tuple[str, int]:
         """Return the name and ``val_size`` of the set that can be read: this one, downloaded if need be, or the fallback."""
-        if self.name in ("sample", "kaggle") or all(p.exists() for p in SOURCES[self.name].paths(root)):
+        if self.name == "kaggle" or self.missing is None:
             return self.name, self.val_size
         try:
             if self.reads_only:

@@ -17,8 +17,10 @@ from mnist_exp.data.pictures import MOST_PIXELS
 from mnist_exp.data.sets import CustomData, Data
 from mnist_exp.data.splits import LoaderSplit, Split, Splits
 from mnist_exp.errors import UserError, require
+from mnist_exp.files import expanded
 from mnist_exp.inference.bounded import bounded
 from mnist_exp.inference.load import Member, Model
+from mnist_exp.named import is_folder
 from mnist_exp.parts.evaluate import PLAIN
 from mnist_exp.runs.folder import RunFolder, run_lock
 from mnist_exp.statistics import calibration_error, mcnemar, wilson
@@ -124,6 +126,8 @@ def evaluate(model: Model, split: str, tta_runs: int = 1, root: str | None = Non
     ``tta_runs``: see ``Model.probabilities``. ``root``: the folder of the data set (None: as the run has it). Raises
     UserError if the data are not there or not the run's, or if members were not trained on the same ones.
     """
+    if root is not None and not is_folder(str(expanded(root))):
+        raise UserError(f"--data {root or repr(root)} is no folder; name the one in which the data set lies")
     first, *others = model.members
     for other in others:
         _refuse_others(first, other, split)
@@ -159,8 +163,10 @@ def _splits(member: Member, root: str | None) -> Splits:
         with trusting(), bounded(_DATA):
             dataset = build(changed, "data")
         require(hasattr(dataset, "load"), "data._target_", type(dataset).__name__, "a data set")
-        if isinstance(dataset, Data):
+        if isinstance(dataset, Data):  # nothing is downloaded, and nothing stands in
             dataset.reads_only, dataset.fallback = True, None
+            if dataset.missing is not None:
+                raise UserError(f"{dataset.missing} does not exist")
         if isinstance(dataset, CustomData):  # before all of it is read
             _refuse_other_sizes(dataset, saved)
             dataset.num_workers = min(dataset.num_workers, os.cpu_count() or 1)

@@ -32,7 +32,7 @@ from mnist_exp.training.components import load_weights
 KINDS = ("best", "last", "swa")  # of checkpoints
 _AT_ONCE = 16_384  # images on the device
 CLASSES = 10_000  # a table of them all is 800 MB
-_LETTERS = 200  # of a message
+_LETTERS, _NAMES = 200, 8  # of a message; of files that are listed
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,9 +54,13 @@ class Member:
 
     @property
     def classes(self) -> list[str]:
-        """The names of the classes that it tells apart."""
-        names = list((self.run.info.get("dataset") or {}).get("classes") or map(str, range(min(10, self.outputs))))
-        return names + [f"#{label}" for label in range(len(names), self.outputs)]
+        """What its outputs stand for: the names of the classes, and a number for each output beyond them."""
+        return self.named + [f"#{label}" for label in range(len(self.named), self.outputs)]
+
+    @property
+    def named(self) -> list[str]:
+        """The names of the classes of its data."""
+        return list((self.run.info.get("dataset") or {}).get("classes") or map(str, range(min(10, self.outputs))))
 
     @property
     def assumed(self) -> str | None:
@@ -121,11 +125,13 @@ class Model:
         by ``inference.frame``. With ``tta_runs`` above 1, the mean over so many fixed shifts of each.
         Raises UserError for images of another kind.
         """
-        found = (
-            images if isinstance(images, Tensor) else torch.tensor(np.asarray(images))
-        )  # a copy: it may be read-only
-        if found.dtype != torch.uint8 or found.ndim != 3 or found.shape[1:] != (28, 28):
-            raise UserError(f"images must be uint8 [N, 28, 28], not {found.dtype} {list(found.shape)}")
+        found = images if isinstance(images, Tensor) else _array(images)
+        kind, shape = str(found.dtype).removeprefix("torch."), list(found.shape)
+        if kind != "uint8" or len(shape) != 3 or shape[1:] != [28, 28]:
+            one = kind == "uint8" and shape == [28, 28]
+            hint = "for one image type images[None]" if one else "mnist_exp.inference.frame brings pictures there"
+            raise UserError(f"images must be uint8 [N, 28, 28], not {kind} {shape}; {hint}")
+        found = found if isinstance(found, Tensor) else torch.tensor(found)  # a copy: it may be read-only
         return torch.stack([member.probabilities(found, tta_runs) for member in self.members])
 
 
@@ -135,13 +141,29 @@ def told(classes: Sequence[str]) -> str:
     return names if len(names) <= _LETTERS else f"{names[:_LETTERS]}\u2026"
 
 
+def _array(images: Any) -> np.ndarray:
+    if isinstance(images, str | Path):
+        raise UserError(
+            f"images must be uint8 [N, 28, 28], not the name of a file, {str(images)!r}; open it, and bring it there by "
+            "mnist_exp.inference.frame"
+        )
+    try:
+        return np.asarray(images)
+    except (TypeError, ValueError) as error:  # such as a list of arrays that differ in size
+        raise UserError(f"images must be uint8 [N, 28, 28]: {error}") from error
+
+
 def load_model(*runs: str | Path, checkpoint: str = "best") -> Model:
     """Return the network of a run folder, or the ensemble of several.
 
     ``checkpoint``: "best" by validation (the last one where nothing was held out), "last", "swa" (the weight average), or
-    the file of one. Raises UserError naming what is missing or wrong.
+    the file of one, of which the name is enough. Raises UserError naming what is missing or wrong.
     """
     require(bool(runs), "runs", len(runs), "the folder of a run, or several")
+    twice = len({os.path.realpath(expanded(run)) for run in runs}) < len(runs)
+    require(not twice, "RUN", " ".join(map(str, runs)), "each run once")
+    one = len(runs) == 1 or checkpoint in KINDS
+    require(one, "--checkpoint", checkpoint, f"{', '.join(KINDS)} of several runs: a file is of one run only")
     return Model([load_member(Path(run), checkpoint) for run in runs])
 
 
@@ -158,7 +180,12 @@ def load_member(path: Path, checkpoint: str = "best") -> Member:
         ("evaluate", evaluator, Evaluator, "an Evaluator"),
     ):
         require(isinstance(part, kind), f"{key}._target_", type(part).__name__, f"{wanted}, in {run.hydra_config}")
-    load_weights(network, load(file, network.state_dict())["model"], file)
+    try:
+        load_weights(network, load(file, network.state_dict())["model"], file)
+    except UserError as error:
+        last = _of_kind(run, "last")
+        hint = "" if last in (None, file) else "; --checkpoint last may do"
+        raise UserError(f"{error}{hint}") from error
     return _asked(Member(run, config, file, network.to(trainer.device).eval(), evaluator, trainer, 0))
 
 
@@ -206,12 +233,14 @@ def checkpoint_file(run: RunFolder, checkpoint: str) -> Path:
         file = _of_kind(run, checkpoint)
         if file is None:
             there = " and ".join(kind for kind in KINDS if _of_kind(run, kind))
-            hint = f"there is --checkpoint {there}" if there else "it has none; was it cut off before its first?"
-            raise UserError(f"{run.path} has no {checkpoint} checkpoint: {hint}")
+            hint = f": there is --checkpoint {there}" if there else ", nor another; was it cut off before its first?"
+            raise UserError(f"{run.path} has no {checkpoint} checkpoint{hint}")
     else:  # of another run it would be scored, and counted, as this one's
-        file = expanded(checkpoint)
+        held = sorted(path.name for path in run.checkpoints.glob("*.pth"))
+        file = run.checkpoints / checkpoint if checkpoint in held else expanded(checkpoint)
         own = os.path.isfile(file) and os.path.realpath(file.parent) == os.path.realpath(run.checkpoints)  # noqa: PTH113
-        require(own, "--checkpoint", checkpoint, f"{', '.join(KINDS)}, or a file in {run.checkpoints}")
+        names = ", ".join([*held[:_NAMES], *["..."] * (len(held) > _NAMES)]) or "it has none"
+        require(own, "--checkpoint", checkpoint, f"{', '.join(KINDS)}, or a file in {run.checkpoints}: {names}")
     for path in (run.checkpoints, file):
         _refuse_link(path)
     return file

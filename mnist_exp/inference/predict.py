@@ -75,19 +75,20 @@ def framing(model: Model, invert: Invert) -> Frame:
     "auto" means what data.invert was where pictures in folders were trained on, and dark for a light border elsewhere.
     Raises UserError for an ensemble that was trained on both.
     """
-    ways = {_way(member) for member in model.members}
+    ways = {way(member) for member in model.members}
     if len(ways) > 1:
         names = ", ".join(f"{member.name} on data={member.config.data.name}" for member in model.members)
         raise UserError(
             f"an ensemble is of networks that see pictures alike; these were trained on other ones: {names}"
         )
-    (way,) = ways
-    if way == "digits":
+    (one,) = ways
+    if one == "digits":
         return lambda picture: frame(picture, invert)
-    return lambda picture: _as_trained(picture, way if invert == "auto" else invert)
+    return lambda picture: _as_trained(picture, one if invert == "auto" else invert)
 
 
-def _way(member: Member) -> str:
+def way(member: Member) -> str:
+    """Return how pictures come to what ``member`` was trained on: "digits", as MNIST's, or whether they are inverted."""
     data = member.config.data
     if data.get("_target_") == f"{_DATA}ImageFolder":
         return "yes" if data.get("invert") else "no"

@@ -85,7 +85,7 @@ def need(*packages: str) -> None:
         try:
             importlib.import_module(package)
         except ImportError as error:
-            raise UserError(f"export needs {package}: `pip install 'mnist_exp[export]'`") from error
+            raise UserError(f"export needs {package}: `pip install '.[export]'`, in a checkout of mnist_exp") from error
 
 
 def load_export(folder: str | Path) -> Servable:
