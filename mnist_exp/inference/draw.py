@@ -30,7 +30,7 @@ def answer(model: Model, drawing: np.ndarray) -> dict[str, Any]:
     ``image``: what the network sees, as ``framing`` has it, 784 grey values; ``inked``: whether there is anything on it;
     ``probabilities`` of the classes, the mean of the ``members``'.
     """
-    image, inked = framing(model, "no")(Image.fromarray(drawing))
+    image, inked, _ = framing(model, "no")(Image.fromarray(drawing))
     members = model.probabilities(image[None])[:, 0].double()
     return {
         "image": image.ravel().tolist(),

@@ -26,10 +26,11 @@ from mnist_exp.data.formats import PIXELS, parse_rows
 from mnist_exp.data.pictures import ENDINGS, FORMATS, counted, pictures_below, read_grey
 from mnist_exp.errors import UserError
 from mnist_exp.files import expanded
+from mnist_exp.inference.frame import Framed
 from mnist_exp.named import is_folder
 from mnist_exp.reading import MIB, array_header, open_regular, open_zip
 
-Frame = Callable[..., tuple[np.ndarray, bool]]
+Frame = Callable[..., Framed]
 AT_ONCE = 4096  # images of a batch
 _LEAST = 1024  # pixels a side that are decoded of a JPEG: a digit may be a small part of it
 _SIZE = 784  # bytes of an image
@@ -40,11 +41,12 @@ _TORN = (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile, struct.e
 
 
 class Batch(NamedTuple):
-    """Images uint8 [N, 28, 28], what each is called, and whether each shows anything."""
+    """Images uint8 [N, 28, 28], what each is called, whether each shows anything, and whether it is doubtful that that is a digit."""
 
     names: Sequence[str]
     images: np.ndarray
     inked: np.ndarray
+    doubtful: np.ndarray
 
 
 class Input(NamedTuple):
@@ -187,7 +189,7 @@ def _numbered(parts: Iterator[np.ndarray], start: int = 0) -> Iterator[Batch]:
     for images in parts:
         names = [str(number) for number in range(start, start + len(images))]
         start += len(images)
-        yield Batch(names, images, images.min((1, 2)) != images.max((1, 2)))
+        yield Batch(names, images, images.min((1, 2)) != images.max((1, 2)), np.zeros(len(images), bool))
 
 
 # ------------------------------------------------------------------------------------------------------------ pictures
@@ -207,8 +209,9 @@ def _picture(file: BinaryIO, name: str, frame: Frame) -> Iterator[Batch]:
     yield _batch([name if name == "standard input" else Path(name).name], [frame(read_grey(file, name, _LEAST))])
 
 
-def _batch(names: list[str], seen: list[tuple[np.ndarray, bool]]) -> Batch:
-    return Batch(names, np.stack([image for image, _ in seen]), np.array([inked for _, inked in seen]))
+def _batch(names: list[str], seen: list[Framed]) -> Batch:
+    images, inked, doubtful = zip(*seen, strict=True)
+    return Batch(names, np.stack(images), np.array(inked), np.array(doubtful))
 
 
 # -------------------------------------------------------------------------------------------------------------- arrays

@@ -16,7 +16,7 @@ import numpy as np
 from mnist_exp.console import shown
 from mnist_exp.data.pictures import padded
 from mnist_exp.errors import RunFailed, UserError
-from mnist_exp.inference.frame import Invert, frame
+from mnist_exp.inference.frame import Framed, Invert, frame
 from mnist_exp.inference.inputs import Batch, Frame
 from mnist_exp.inference.load import Member, Model, told
 
@@ -44,7 +44,8 @@ class Answers(NamedTuple):
 def answers(model: Model, batches: Iterator[Batch], tta_runs: int, unsure: float) -> Iterator[Answers]:
     """Yield what ``model`` says of ``batches``; the next one is read meanwhile.
 
-    The note is "blank" where nothing is to be seen, and "unsure" where the confidence is below ``unsure``.
+    The note is "blank" where nothing is to be seen, and "unsure" where the confidence is below ``unsure``, or what is seen
+    looks like no digit.
     """
     for batch in _ahead(batches):
         label, probabilities = model.predict(batch.images, tta_runs)
@@ -52,7 +53,7 @@ def answers(model: Model, batches: Iterator[Batch], tta_runs: int, unsure: float
         rest = probabilities.copy()
         rest[rows, label] = -1
         second, confidence = rest.argmax(1), probabilities[rows, label]
-        doubtful = np.where(confidence < unsure, "unsure", "")
+        doubtful = np.where((confidence < unsure) | batch.doubtful, "unsure", "")
         notes = np.where(batch.inked, doubtful, "blank").tolist()
         yield Answers(batch, label, confidence, second, probabilities[rows, second], notes)
 
@@ -97,12 +98,12 @@ def way(member: Member) -> str:
     return "no"
 
 
-def _as_trained(picture: Image, invert: str) -> tuple[np.ndarray, bool]:
+def _as_trained(picture: Image, invert: str) -> Framed:
     image = padded(picture)
     border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
     if invert == "yes" or (invert == "auto" and np.median(border) > 127):
         image = 255 - image
-    return image, bool(image.min() != image.max())
+    return Framed(image, bool(image.min() != image.max()))
 
 
 def as_arrays(batches: Iterator[Batch], invert: Invert, tell: Callable[[str], None]) -> Iterator[Batch]:

@@ -129,6 +129,9 @@ def test_a_picture_is_one_answer_and_blank_ones_are_noted(command, place, run, h
     done = command("predict", run, "--input", "digit.webp", "--output", "-", "--unsure", "1")
     assert [(row["file"], row["note"]) for row in answers(done.out)] == [("digit.webp", "unsure")]
     assert "1 unsure (confidence below 1), 0 blank" in done.err
+    Image.fromarray(np.pad(np.full((200, 300), 250, np.uint8), 50)).save("sheet.png")
+    done = command("predict", run, "--input", "sheet.png", "--output", "-", "--unsure", "0")
+    assert [row["note"] for row in answers(done.out)] == ["unsure"]
 
 
 def test_what_is_left_out_of_a_folder_is_told(command, place, run, held_out):
