@@ -16,8 +16,9 @@ PICTURES = ("png", "pdf", "svg")
 def check_files(files: Mapping[str, str]) -> None:
     """Raise UserError if one of ``files`` {option: name} cannot be written, or two are one; "-" is standard output."""
     for option, name in files.items():
+        found = f"the folder {name}" if is_folder(name) else name or repr(name)
         fine = name and "\0" not in name and not name.endswith("/") and not is_folder(name)
-        require(bool(fine), f"--{option}", name or repr(name), "a file, or - to print it")
+        require(bool(fine), f"--{option}", found, "a file, or - to print it")
     if len({os.path.realpath(name) for name in files.values()}) < len(files):
         raise UserError(f"two of {', '.join(f'--{option} {name}' for option, name in files.items())} are one file")
     for option, name in files.items():

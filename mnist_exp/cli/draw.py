@@ -11,7 +11,6 @@ from mnist_exp.errors import UserError, require
 
 if TYPE_CHECKING:
     from mnist_exp.inference.draw import Server
-    from mnist_exp.inference.load import Model
 
 PORT = 7860
 
@@ -23,11 +22,13 @@ def draw(arguments: list[str]) -> None:
     require(port is None or 1 <= port <= 65_535, "--port", port, "between 1 and 65535")
     from mnist_exp.console import console, say
     from mnist_exp.inference.load import load_model
+    from mnist_exp.inference.predict import framing
     from mnist_exp.signals import terminate_as_interrupt
 
     screen = console()
     with terminate_as_interrupt(), _bound(port) as server:
-        server.model = _asked(load_model(*options.runs, checkpoint=options.checkpoint))
+        server.model = load_model(*options.runs, checkpoint=options.checkpoint)
+        framing(server.model, "no")  # which all of its networks must have in common
         for member in server.model.members:
             say(screen, f"network  {member.checkpoint}")
         for line in server.model.assumed:
@@ -50,21 +51,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--port", type=int, metavar="N", help=f"of 127.0.0.1 (default: {PORT}, or a free one)")
     add("--checkpoint", default="best", metavar="WHICH", help="best, last, swa, or the file of one (default: best)")
     return parser
-
-
-def _asked(model: Model) -> Model:
-    """Return ``model``, whose networks answer. Raises UserError naming the run of one that does not."""
-    import torch
-
-    blank = torch.zeros(1, 28, 28, dtype=torch.uint8)
-    for member in model.members:
-        try:
-            finite = bool(member.probabilities(blank).isfinite().all())
-        except Exception as error:  # of a network that may be anybody's
-            raise UserError(f"{member.run.path}: its network fails: {' '.join(str(error).split())[:300]}") from error
-        if not finite:
-            raise UserError(f"{member.run.path}: what its network answers are no numbers; try another --checkpoint")
-    return model
 
 
 def _bound(port: int | None) -> Server:

@@ -71,8 +71,6 @@ def chosen(names: list[str], top: int | None) -> list[str]:
     from mnist_exp.runs.folder import is_run
 
     if top is None and all(is_run(Path(name)) for name in names):
-        twice = len({os.path.realpath(name) for name in names}) < len(names)
-        require(not twice, "RUN", " ".join(names), "each run once")
         return names
     from mnist_exp.compare.table import load_runs
     from mnist_exp.named import is_folder

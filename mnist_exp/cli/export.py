@@ -9,6 +9,7 @@ from pathlib import Path
 from mnist_exp.errors import UserError, require
 from mnist_exp.files import expanded, refuse_filled
 from mnist_exp.inference.formats import FORMATS
+from mnist_exp.named import check_writable
 
 
 def export(arguments: list[str]) -> None:
@@ -63,10 +64,11 @@ def _parser() -> argparse.ArgumentParser:
 def _check(options: argparse.Namespace, run: Path, output: Path) -> None:
     """Refuse what cannot be, before anything heavy is imported."""
     require(options.tta >= 1, "--tta", options.tta, "at least 1, the number of fixed shifts")
-    require(options.output != "", "--output", "empty", "a new or empty folder")
+    require(options.output != "", "--output", "''", "a new or empty folder")
     if not os.path.isdir(run):  # noqa: PTH112  # of pathlib raises for names that are too long
         kind = "is no folder" if os.path.lexists(run) else "does not exist"
         raise UserError(
             f"{options.run or repr(options.run)} {kind}; name the folder of a run, such as outputs/runs/NAME"
         )
+    check_writable("output", str(output))
     refuse_filled(output)

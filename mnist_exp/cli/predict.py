@@ -39,6 +39,8 @@ def predict(arguments: list[str]) -> None:
     for line in model.assumed:
         say(screen, line, "yellow")
     found = open_input(options.input, work.framing(model, options.invert), options.array)
+    if found.left_out:
+        say(screen, f"left out {found.left_out}", "yellow")
     batches = found.batches
     if found.kind != "pictures":
         batches = work.as_arrays(batches, options.invert, lambda line: say(screen, line, "yellow"))
@@ -79,7 +81,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--array", metavar="NAME", help="of an npz with several, such as x_test")
     add("--tta", type=int, default=1, metavar="N", help="average over N fixed shifts of each image (default: 1, plain)")
     add("--checkpoint", default="best", metavar="KIND", help="best (default), last, swa, or the file of one")
-    invert = "yes: dark ink on light paper, no: light on dark, auto (default): found out for pictures, no for arrays"
+    invert = (
+        "yes: dark ink on light paper, no: light on dark, auto (default): found out for pictures, data.invert of the "
+    )
+    invert += "run for pictures of networks of data=image_folder, no for arrays"
     add("--invert", choices=("yes", "no", "auto"), default="auto", help=invert)
     unsure = f'note "unsure" where the confidence is below P (default: {_UNSURE:g})'
     add("--unsure", type=float, default=_UNSURE, metavar="P", help=unsure)

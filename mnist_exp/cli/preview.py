@@ -13,6 +13,8 @@ from mnist_exp.named import check_files, picture_kind
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+_MOST = 1 << 30  # bytes of a network and its optimizer
+
 
 def preview(arguments: list[str]) -> None:
     """Carry out the command."""
@@ -24,6 +26,7 @@ def preview(arguments: list[str]) -> None:
     from mnist_exp.config.build import trusting
     from mnist_exp.console import ConsoleHandler, console, say
     from mnist_exp.files import write_output
+    from mnist_exp.inference.bounded import TooLarge, bounded
     from mnist_exp.parts.trainer import threads_kept
     from mnist_exp.runs.pictures import plot_examples
     from mnist_exp.training.components import build_components
@@ -35,7 +38,11 @@ def preview(arguments: list[str]) -> None:
     handler.screen = screen
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
     with threads_kept(), trusting():
-        parts = build_components(config, new=True)
+        try:
+            with bounded(_MOST):
+                parts = build_components(config, new=True)
+        except TooLarge as error:
+            raise UserError(f"what is composed has {error}; a preview is of less, such as model=small_cnn") from error
         found, when = examples(parts, config.seed), when_used(parts)
     kind = picture_kind("output", name)
     title = f"{len(found)} images of {parts.splits.name}, seed {config.seed}"

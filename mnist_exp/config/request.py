@@ -32,8 +32,10 @@ def check_typed(lines: Sequence[str]) -> None:
     for line in lines:
         try:
             override = OverridesParser.create().parse_override(line)
-        except HydraException:  # Hydra will say why
-            continue
+        except HydraException as error:
+            if "=" not in line and not line.startswith("~"):
+                raise UserError(f"{line} is no override; wanted is KEY=VALUE") from error
+            continue  # Hydra will say why
         if not override.is_sweep_override():
             for key, value in flatten(_tree(override)).items():
                 _check(key, value)

@@ -218,7 +218,9 @@ def parse_rows(lines: BinaryIO, name: str, columns: Sequence[str], at_once: int 
     left = rows()
     for number in itertools.count():
         some = list(itertools.islice(left, at_once))
-        if number and not some:
+        if not some and not number:
+            raise UserError(f"{name} has the names of its columns, and no digit below them")
+        if not some:
             return
         yield _numbers(some, name)
 
@@ -226,9 +228,7 @@ def parse_rows(lines: BinaryIO, name: str, columns: Sequence[str], at_once: int 
 def _numbers(lines: Sequence[bytes], name: str) -> np.ndarray:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "error"
-            )  # numpy only warns of 1.5 where whole numbers are wanted, and of no line at all
+            warnings.simplefilter("error")  # numpy only warns of 1.5 where whole numbers are wanted
             return np.loadtxt(lines, np.uint8, delimiter=",", comments=None, ndmin=2)
     except (ValueError, Warning) as error:
         raise UserError(f"{name} holds something else than whole numbers from 0 to 255: {str(error)[-200:]}") from error
@@ -248,7 +248,9 @@ def _other_columns(found: Sequence[str], name: str, wanted: int) -> str:
         )
     file, first = ("train.csv", "label, pixel0") if wanted == len(COLUMNS) else ("test.csv", "pixel0")
     told = ", ".join(column[:40] for column in found[:3])
-    return f"{name} has the columns {told}, ... ; Kaggle's {file} has {first}, ..., pixel783"
+    count = f" ({len(found)} of {wanted})" if len(found) < wanted else f" (more than {wanted})"  # a long line is cut
+    count = "" if len(found) == wanted else count
+    return f"{name} has the columns {told}, ...{count}; Kaggle's {file} has {first}, ..., pixel783"
 
 
 def split_columns(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

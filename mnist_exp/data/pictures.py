@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import logging
 import os
+import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -26,6 +29,8 @@ SIDE = 28
 FORMATS = ("PNG", "JPEG", "PPM", "BMP", "TIFF", "WEBP")
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 MOST_FILES, MOST_DEPTH, MOST_PIXELS = 1_000_000, 100, 40_000_000
+_HEIC = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif")
+_KINDS = 12  # of files that are left out, as they are told
 _STRIP = 512  # rows at a time: several whole copies of a large picture would fill the memory
 
 
@@ -71,6 +76,13 @@ def read_picture(path: Path) -> np.ndarray:
         return padded(read_grey(file, path, 8 * SIDE))
 
 
+def refuse_special(dataset: Any) -> None:
+    """Raise UserError if a picture that torchvision's ImageFolder would open is a pipe or a device: it would wait."""
+    for path, *_ in getattr(dataset, "samples", ()):
+        if not os.path.isfile(path):  # noqa: PTH113  # of many
+            raise UserError(f"{path} cannot be read: it is not a regular file; remove it")
+
+
 def padded(grey: Image) -> np.ndarray:
     """Return a grey picture of any size as uint8 [28, 28].
 
@@ -97,10 +109,16 @@ def read_grey(file: BinaryIO, name: object, least: int) -> Image:
 
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # what is too large is refused below
     try:
-        with Image.open(file, formats=FORMATS) as picture:
+        with (
+            warnings.catch_warnings(action="ignore"),  # of what is read all the same
+            Image.open(file, formats=FORMATS) as picture,
+            _silent(picture.format == "TIFF"),
+        ):
             picture.draft("L", (least, least))
             if picture.width * picture.height > MOST_PIXELS:
-                raise ValueError(f"{picture.width:,} x {picture.height:,} pixels are more than {MOST_PIXELS:,}")
+                raise _too_large(name, picture.width * picture.height)
+            if picture.format == "TIFF" and getattr(picture, "is_animated", False):
+                raise UserError(f"{name} has several pages; save each as a picture of its own")
             ImageOps.exif_transpose(picture, in_place=True)
             if picture.mode.startswith("I;16"):
                 return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
@@ -109,10 +127,45 @@ def read_grey(file: BinaryIO, name: object, least: int) -> Image:
             if picture.mode in ("I", "F"):
                 raise ValueError("its pixels are 32 bits each, in a range that nothing says")
             return picture.convert("L")
+    except UserError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise _too_large(name, int(re.findall(r"\d+", str(error))[0])) from error
     except UnidentifiedImageError as error:
-        raise UserError(f"{name} is none of {', '.join(FORMATS)}, or damaged; repair or remove it") from error
+        file.seek(0)
+        raise UserError(f"{name} {_otherwise(file.read(1024))}") from error
     except Exception as error:  # Pillow raises one of many
         raise UserError(f"{name} cannot be read as a picture: {error}; repair or remove it") from error
+
+
+@contextlib.contextmanager
+def _silent(tiff: bool) -> Iterator[None]:
+    """Let libtiff be silent, which writes to standard error, past Python, what it thinks of a file."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # standard error may be closed
+            kept = os.dup(2) if tiff else None
+            if kept is not None:
+                stack.callback(os.close, kept)
+                stack.callback(os.dup2, kept, 2)
+                os.dup2(stack.enter_context(Path(os.devnull).open("wb")).fileno(), 2)
+        yield
+
+
+def _too_large(name: object, pixels: int) -> UserError:
+    return UserError(f"{name} has {pixels:,} pixels, more than {MOST_PIXELS:,}; make it smaller")
+
+
+def _otherwise(first: bytes) -> str:
+    """Return what a file that begins so, and is none of ``FORMATS``, is, and what to do with it."""
+    kinds = {
+        "a GIF": first.startswith(b"GIF8"),
+        "an SVG": first.lstrip().startswith((b"<svg", b"<?xml")) and b"<svg" in first,
+        "an HEIC or AVIF": first[4:8] == b"ftyp" and first[8:12] in _HEIC,
+    }
+    kind = next((kind for kind, fits in kinds.items() if fits), None)
+    if kind is not None:
+        return f"is {kind}; save it as PNG or JPEG"
+    return f"is none of {', '.join(FORMATS)}, or damaged; repair or remove it"
 
 
 def _on_white(picture: Image) -> Image:
@@ -161,16 +214,28 @@ def _paths(folder: Path) -> dict[str, list[Path]]:
     return {name: paths for name, paths in found.items() if paths}
 
 
-def pictures_below(folder: Path, count: Iterator[int] | None = None) -> list[Path]:
+def pictures_below(
+    folder: Path, count: Iterator[int] | None = None, left_out: Counter[str] | None = None
+) -> list[Path]:
     """Return the pictures below ``folder``, at any depth, sorted; hidden ones are left out.
 
-    ``count`` goes on over several folders. Raises UserError where there are more, or deeper ones, than 1,000,000 and 100.
+    ``count`` goes on over several folders. ``left_out`` counts the others, by their endings, and what is "hidden". Raises
+    UserError where there are more, or deeper ones, than 1,000,000 and 100.
     """
-    found = _below(folder, itertools.count() if count is None else count)
+    left_out = Counter() if left_out is None else left_out
+    found = _below(folder, itertools.count() if count is None else count, left_out)
     return sorted(found, key=lambda path: (str(path.parent), path.name))
 
 
-def _below(folder: Path, count: Iterator[int], above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
+def counted(left_out: Counter[str]) -> str:
+    """Return what ``pictures_below`` has left out in words, such as "1 .gif, 2 hidden"."""
+    told = [f"{count:,} {kind[:20]}" for kind, count in sorted(left_out.items())]
+    return ", ".join([*told[:_KINDS], *["..."] * (len(told) > _KINDS)])
+
+
+def _below(
+    folder: Path, count: Iterator[int], left_out: Counter[str], above: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[Path]:
     """Yield the pictures below ``folder``, at any depth, in any order, but not through a link to a folder ``above``."""
     about = folder.stat()
     here = (about.st_dev, about.st_ino)
@@ -183,11 +248,20 @@ def _below(folder: Path, count: Iterator[int], above: frozenset[tuple[int, int]]
             if next(count) >= MOST_FILES:
                 raise UserError(f"{folder} and the folders beside it hold more than {MOST_FILES:,} files")
             if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                yield from _below(Path(entry.path), count, above | {here})
+                left_out["hidden"] += 1
+            elif _is_folder(entry):
+                yield from _below(Path(entry.path), count, left_out, above | {here})
             elif entry.name.lower().endswith(ENDINGS):
                 yield Path(entry.path)
+            else:
+                left_out[Path(entry.name).suffix.lower() or "without an ending"] += 1
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # of a link to itself; what is wrong with it will be seen where it is read
+        return False
 
 
 def _stack(paths: Sequence[Path]) -> np.ndarray:

@@ -16,7 +16,7 @@ from mnist_exp.checked import Count, Positive, Seed, checked
 from mnist_exp.data.formats import SOURCES, Contents, import_help, read
 from mnist_exp.data.identity import changes, identity
 from mnist_exp.data.install import download
-from mnist_exp.data.pictures import read_tree
+from mnist_exp.data.pictures import read_tree, refuse_special
 from mnist_exp.data.splits import LoaderSplit, Split, Splits, hold_out, stratified, targets_of
 from mnist_exp.errors import UserError, require
 from mnist_exp.files import expanded
@@ -56,6 +56,12 @@ class Data:
 
     reads_only = False  # nothing may be downloaded to root, nor kept there
 
+    @property
+    def missing(self) -> Path | None:
+        """The first of its files that is not there; None if all are."""
+        paths = () if self.name == "sample" else SOURCES[self.name].paths(expanded(self.root))
+        return next((path for path in paths if not path.exists()), None)
+
     def load(self) -> Splits:
         """Return the splits on the CPU. Raises UserError naming the file or value that is wrong."""
         root = expanded(self.root)
@@ -70,7 +76,7 @@ class Data:
 
     def _found(self, root: Path) -> tuple[str, int]:
         """Return the name and ``val_size`` of the set that can be read: this one, downloaded if need be, or the fallback."""
-        if self.name in ("sample", "kaggle") or all(p.exists() for p in SOURCES[self.name].paths(root)):
+        if self.name == "kaggle" or self.missing is None:
             return self.name, self.val_size
         try:
             if self.reads_only:
@@ -158,6 +164,8 @@ class CustomData:
 
     def load(self) -> Splits:
         """Return the splits. For their MD5 all items are read once more, before their transforms: see ``identity``."""
+        for dataset in (self.train, self.val, self.test):
+            refuse_special(dataset)
         labels, test_labels = targets_of(self.train), targets_of(self.test)
         rest, held = hold_out(labels, self.val_size, self.train_limit, self.split_seed)
         if self.val is not None and not torch.equal(targets_of(self.val), labels):

@@ -18,12 +18,19 @@ from mnist_exp.console import shown
 from mnist_exp.errors import UserError
 from mnist_exp.inference.formats import FORMATS
 from mnist_exp.inference.load import Member, checkpoint_file
+from mnist_exp.inference.predict import way
 from mnist_exp.runs.record import PACKAGES, installed
 from mnist_exp.statistics import wilson
 
 LICENCE = "cc0-1.0"
 _HUB = {"mnist": "ylecun/mnist", "fashion_mnist": "zalando-datasets/fashion_mnist"}  # Hugging Face's names of data
 _SCORES = {"": "plain", "_tta": "TTA", "_swa": "weight average (SWA)"}
+_SEEN = {  # what the network was trained on, see predict.way
+    "digits": "light strokes on a dark ground, centred as MNIST's",
+    "auto": "light on a dark ground, as those of its data set",
+    "yes": "pictures scaled to a longer side of 28 pixels, padded with their background, and inverted: 255 minus each pixel",
+    "no": "pictures scaled to a longer side of 28 pixels, padded with their background",
+}
 _NAMES = 20  # of classes that are listed
 _LETTERS = 200  # of a name
 
@@ -73,22 +80,23 @@ def _metadata(made: Export) -> str:
 
     info, kind = made.member.run.info, FORMATS[made.kind]
     name = _dataset_name(made.member)
+    hub = _HUB.get(name) if way(made.member) in ("digits", "auto") else None
     of_metric: dict[str, Any] = {
         "task_type": "image-classification",
         "metric_type": "accuracy",
         "metric_name": "accuracy",
     }
-    of_data: dict[str, Any] = {"dataset_type": _HUB.get(name, name), "dataset_name": name}
+    of_data: dict[str, Any] = {"dataset_type": hub, "dataset_name": name}
     results = [
         EvalResult(**of_metric, **of_data, dataset_split=split, metric_value=round(info["metrics"][key] / 100, 6))
-        for split, key in _own(made).items()
+        for split, key in (_own(made).items() if hub else ())  # of data without a name there, nobody would find them
     ]
     card = ModelCardData(
         license=LICENCE,
         library_name=kind.library,
         pipeline_tag="image-classification",
         tags=["image-classification", made.kind],
-        datasets=[_HUB[name]] if name in _HUB else None,
+        datasets=[hub] if hub else None,
         metrics=["accuracy"],
         model_name=shown(made.member.name)[:_LETTERS] if results else None,
         eval_results=results or None,
@@ -97,20 +105,23 @@ def _metadata(made: Export) -> str:
 
 
 def _about(made: Export) -> str:
-    member, classes = made.member, made.member.classes
+    member, classes = made.member, made.member.named
     names = ", ".join(map(code, classes[:_NAMES])) + (f" and {len(classes) - _NAMES:,} more" * (len(classes) > _NAMES))
     parameters = sum(p.numel() for p in member.network.parameters())
+    more = len(member.classes) - len(classes)
+    empty = f"\nIts last {more:,} outputs stand for no class: no image of them was trained on." if more else ""
     return f"""\
 # {code(member.name)}
 
 A network of {parameters:,} parameters that tells {len(classes)} classes of grey pictures of 28 x 28 pixels apart ({names}),
-trained on {code(_dataset_name(member))} with mnist_exp, and exported as {FORMATS[made.kind].title}.
+trained on {code(_dataset_name(member))} with mnist_exp, and exported as {FORMATS[made.kind].title}.{empty}
 """
 
 
 def _use(made: Export) -> str:
     kind, normalize = FORMATS[made.kind], made.member.evaluator.normalize
     shifts = f", and the mean over {made.tta_runs} fixed shifts (test-time augmentation)" if made.tta_runs > 1 else ""
+    seen = "prepared as said below" if made.member.assumed else _SEEN[way(made.member)]
     return f"""\
 ## Use
 
@@ -120,7 +131,7 @@ In this folder:
 
 {fence(kind.code, "python")}
 
-- `images`: uint8 [N, 28, 28], any N, 0 to 255, light strokes on a dark ground, centred as MNIST's
+- `images`: uint8 [N, 28, 28], any N, 0 to 255, {seen}
 - `probabilities`: float32 [N, {len(made.member.classes)}], in the order of `classes` in `config.json`
 - inside, in fp32: scaling to 0..1, normalisation (mean {normalize.mean:g}, standard deviation {normalize.std:g}){shifts}
 - checked when it was made: read again from `{kind.file}` ({made.size:,} bytes), it gave the labels of the training run for

@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from mnist_exp.console import shown
-from mnist_exp.inference.frame import frame
 from mnist_exp.inference.load import Model
+from mnist_exp.inference.predict import framing
 
 HOST = "127.0.0.1"
 SIDE = 280  # pixels of the drawing
@@ -27,10 +27,10 @@ _SECONDS = 10  # that a browser may take to ask
 def answer(model: Model, drawing: np.ndarray) -> dict[str, Any]:
     """Return what ``model`` says of a ``drawing``, uint8 [H, W], light on dark.
 
-    ``image``: what the network sees, 784 grey values; ``inked``: whether there is anything on it; ``probabilities`` of
-    the classes, the mean of the ``members``'.
+    ``image``: what the network sees, as ``framing`` has it, 784 grey values; ``inked``: whether there is anything on it;
+    ``probabilities`` of the classes, the mean of the ``members``'.
     """
-    image, inked = frame(Image.fromarray(drawing), "no")
+    image, inked, _ = framing(model, "no")(Image.fromarray(drawing))
     members = model.probabilities(image[None])[:, 0].double()
     return {
         "image": image.ravel().tolist(),
@@ -44,6 +44,7 @@ class Server(ThreadingHTTPServer):
     """Serves the page of a ``model``, to be set before the first request, and answers it."""
 
     daemon_threads = True
+    request_queue_size = 128  # of those who have not been let in: five would keep others waiting for seconds
     model: Model
 
     def __init__(self, port: int):

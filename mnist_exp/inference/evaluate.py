@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -12,14 +13,21 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from mnist_exp.config.build import build, trusting
+from mnist_exp.data.pictures import MOST_PIXELS
 from mnist_exp.data.sets import CustomData, Data
 from mnist_exp.data.splits import LoaderSplit, Split, Splits
-from mnist_exp.errors import UserError
+from mnist_exp.errors import UserError, require
+from mnist_exp.files import expanded
+from mnist_exp.inference.bounded import bounded
 from mnist_exp.inference.load import Member, Model
+from mnist_exp.named import is_folder
 from mnist_exp.parts.evaluate import PLAIN
 from mnist_exp.runs.folder import RunFolder, run_lock
 from mnist_exp.statistics import calibration_error, mcnemar, wilson
 from mnist_exp.training.results import pictures_of
+
+_MOST = 10_000_000  # images of a part
+_DATA = 64 << 20  # bytes of what is built before anything is read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +126,8 @@ def evaluate(model: Model, split: str, tta_runs: int = 1, root: str | None = Non
     ``tta_runs``: see ``Model.probabilities``. ``root``: the folder of the data set (None: as the run has it). Raises
     UserError if the data are not there or not the run's, or if members were not trained on the same ones.
     """
+    if root is not None and not is_folder(str(expanded(root))):
+        raise UserError(f"--data {root or repr(root)} is no folder; name the one in which the data set lies")
     first, *others = model.members
     for other in others:
         _refuse_others(first, other, split)
@@ -145,28 +155,47 @@ def _splits(member: Member, root: str | None) -> Splits:
         raise UserError(f"{member.run.path} never began to train: it says nothing of its data")
     changes: dict[str, Any] = {} if root is None else {"root": root.replace("${", r"\${")}  # a name, no reference
     # what stood in for a set that was not there
-    if saved["name"] == "sample" and OmegaConf.select(config, "data.name") != "sample":
+    named = OmegaConf.select(config, "data._target_") == f"{Data.__module__}.{Data.__name__}"
+    if saved["name"] == "sample" and named and config.data.name != "sample":
         changes = {"name": "sample", "val_size": saved["val"]}
-    changed: DictConfig = OmegaConf.merge(config, {"data": changes})  # type: ignore[assignment]
     try:
-        with trusting():
+        changed: DictConfig = OmegaConf.merge(config, {"data": changes})  # type: ignore[assignment]
+        with trusting(), bounded(_DATA):
             dataset = build(changed, "data")
-        if isinstance(dataset, Data):
+        require(hasattr(dataset, "load"), "data._target_", type(dataset).__name__, "a data set")
+        if isinstance(dataset, Data):  # nothing is downloaded, and nothing stands in
             dataset.reads_only, dataset.fallback = True, None
+            if dataset.missing is not None:
+                raise UserError(f"{dataset.missing} does not exist")
         if isinstance(dataset, CustomData):  # before all of it is read
             _refuse_other_sizes(dataset, saved)
+            dataset.num_workers = min(dataset.num_workers, os.cpu_count() or 1)
         splits: Splits = dataset.load()
-    except UserError as error:
-        raise UserError(f"the data of {member.run.path}: {error}. Name their folder: --data FOLDER") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # of data that may be anybody's
+        raise UserError(
+            f"the data of {member.run.path}: {str(error)[:1000]}. Name their folder: --data FOLDER"
+        ) from error
     if saved["md5"] is not None and splits.md5 != saved["md5"]:
         raise UserError(
             f"the {splits.name} that is found (MD5 {splits.md5}) is not what {member.run.path} was trained on (MD5 "
             f"{saved['md5']}), so what was held out is not known. Name the folder of its data: --data FOLDER"
         )
+    if len(splits.classes) > member.outputs:
+        raise UserError(
+            f"{splits.name} has {len(splits.classes):,} classes, the network of {member.run.path} tells {member.outputs:,} apart"
+        )
     return splits
 
 
 def _refuse_other_sizes(dataset: CustomData, saved: dict[str, Any]) -> None:
+    for part in (dataset.train, dataset.val, dataset.test):  # torchvision's FakeData makes as many as it is told to
+        large = math.prod(getattr(part, "image_size", ())) > MOST_PIXELS
+        if part is not None and (large or len(part) > _MOST):
+            raise UserError(
+                f"{type(part).__name__} has more than {_MOST:,} images, or pixels in one than {MOST_PIXELS:,}"
+            )
     found, known = (len(dataset.train), len(dataset.test)), (saved["train"] + saved["val"], saved["test"])
     if found[1] != known[1] or (dataset.train_limit is None and found[0] != known[0]):
         raise UserError(

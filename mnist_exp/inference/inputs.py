@@ -5,15 +5,17 @@ The kind is found from the first bytes. No more than a batch is ever in memory.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import gzip
 import io
-import itertools
 import os
+import re
 import struct
 import sys
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, BinaryIO, NamedTuple
@@ -21,13 +23,14 @@ from typing import IO, Any, BinaryIO, NamedTuple
 import numpy as np
 
 from mnist_exp.data.formats import PIXELS, parse_rows
-from mnist_exp.data.pictures import ENDINGS, FORMATS, pictures_below, read_grey
+from mnist_exp.data.pictures import ENDINGS, FORMATS, counted, pictures_below, read_grey
 from mnist_exp.errors import UserError
 from mnist_exp.files import expanded
+from mnist_exp.inference.frame import Framed
 from mnist_exp.named import is_folder
 from mnist_exp.reading import MIB, array_header, open_regular, open_zip
 
-Frame = Callable[..., tuple[np.ndarray, bool]]
+Frame = Callable[..., Framed]
 AT_ONCE = 4096  # images of a batch
 _LEAST = 1024  # pixels a side that are decoded of a JPEG: a digit may be a small part of it
 _SIZE = 784  # bytes of an image
@@ -38,18 +41,20 @@ _TORN = (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile, struct.e
 
 
 class Batch(NamedTuple):
-    """Images uint8 [N, 28, 28], what each is called, and whether each shows anything."""
+    """Images uint8 [N, 28, 28], what each is called, whether each shows anything, and whether it is doubtful that that is a digit."""
 
     names: Sequence[str]
     images: np.ndarray
     inked: np.ndarray
+    doubtful: np.ndarray
 
 
 class Input(NamedTuple):
-    """``kind``: pictures, array or kaggle; ``batches``: its images, in order."""
+    """``kind``: pictures, array or kaggle; ``batches``: its images, in order; ``left_out``: files of a folder, in words."""
 
     kind: str
     batches: Iterator[Batch]
+    left_out: str = ""
 
 
 def open_input(name: str, frame: Frame, array: str | None = None) -> Input:
@@ -62,10 +67,12 @@ def open_input(name: str, frame: Frame, array: str | None = None) -> Input:
     path = expanded(name)
     if name != "-" and is_folder(str(path)):
         _refuse_array(array, name)
-        pictures = pictures_below(path)
+        others: Counter[str] = Counter()
+        pictures = pictures_below(path, left_out=others)
         if not pictures:
-            raise UserError(f"{name} holds no picture ({', '.join(ENDINGS)}); name a folder that does")
-        return Input("pictures", _pictures(path, pictures, frame))
+            found = f"; it holds {counted(others)}" if others else ""
+            raise UserError(f"{name} holds no picture ({', '.join(ENDINGS)}){found}; name a folder that does")
+        return Input("pictures", _pictures(path, pictures, frame), counted(others))
     called = "standard input" if name == "-" else name
     source = _standard_input() if name == "-" else _opened(path)
     with naming(called):
@@ -134,15 +141,21 @@ def _opened(path: Path) -> BinaryIO:
 
 def _refuse(first: bytes, name: str) -> None:
     """Say of what is often taken for digits what it is."""
-    line = first.partition(b"\n")[0]
     if not first:
         raise UserError(f"{name} is empty; wanted is {_WANTED}")
     if first[:4] == b"%PDF":
         raise UserError(f"{name} is a PDF; save its page as a PNG, as `pdftoppm -png` does, and name that")
-    if line.count(b",") > 1 and line.strip().isascii() and b"\0" not in line:
-        found = line.decode("ascii", "replace").split(",")[:3]
-        raise UserError(f"{name} has the columns {', '.join(c[:40] for c in found)}, ... ; wanted are {PIXELS[0]}, "
-                        f"..., {PIXELS[-1]}, as in Kaggle's test.csv")  # fmt: skip
+    text = codecs.getincrementaldecoder("utf-8-sig")("replace").decode(first.partition(b"\n")[0]).strip()
+    picture = re.match(rb"P[1-6]\s", first) or b"<svg" in first  # all the same
+    if picture or "\ufffd" in text or re.search(rb"[\0-\x08\x0e-\x1a]", first):
+        return
+    found = re.split("[,;\t]", text)
+    if len(found) == 1:
+        raise UserError(f"{name} is text; wanted is {_WANTED}")
+    told = ", ".join(column[:40] for column in found[:3]) + ", ..." * (len(found) > 3)
+    raise UserError(
+        f"{name} has the columns {told}; wanted are {PIXELS[0]}, ..., {PIXELS[-1]}, as in Kaggle's test.csv, with commas"
+    )
 
 
 def _seekable(here: BinaryIO | None, file: BinaryIO, name: str) -> BinaryIO:
@@ -176,7 +189,7 @@ def _numbered(parts: Iterator[np.ndarray], start: int = 0) -> Iterator[Batch]:
     for images in parts:
         names = [str(number) for number in range(start, start + len(images))]
         start += len(images)
-        yield Batch(names, images, images.min((1, 2)) != images.max((1, 2)))
+        yield Batch(names, images, images.min((1, 2)) != images.max((1, 2)), np.zeros(len(images), bool))
 
 
 # ------------------------------------------------------------------------------------------------------------ pictures
@@ -196,8 +209,9 @@ def _picture(file: BinaryIO, name: str, frame: Frame) -> Iterator[Batch]:
     yield _batch([name if name == "standard input" else Path(name).name], [frame(read_grey(file, name, _LEAST))])
 
 
-def _batch(names: list[str], seen: list[tuple[np.ndarray, bool]]) -> Batch:
-    return Batch(names, np.stack([image for image, _ in seen]), np.array([inked for _, inked in seen]))
+def _batch(names: list[str], seen: list[Framed]) -> Batch:
+    images, inked, doubtful = zip(*seen, strict=True)
+    return Batch(names, np.stack(images), np.array(inked), np.array(doubtful))
 
 
 # -------------------------------------------------------------------------------------------------------------- arrays
@@ -227,9 +241,11 @@ def _npz(file: BinaryIO, name: str, wanted: str | None) -> Iterator[np.ndarray]:
             if member.filename.endswith(".npy") and member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 with archive.open(member) as opened:
                     found[member.filename.removesuffix(".npy")] = array_header(opened, member.filename)
-        told = ", ".join(
-            f"{key} ({kind} {list(shape)})" for key, (kind, shape, _) in itertools.islice(found.items(), 9)
-        )
+        packed = [member.filename for member in archive.infolist() if not member.filename.endswith((".npy", "/"))]
+        if packed and not found:
+            best = next((one for one in packed if one.rpartition("/")[2] == "test.csv"), "what is wanted of it")
+            raise UserError(f"{name} is an archive, of {', '.join(packed[:3])[:200]}; unpack it and name {best[:100]}")
+        told = ", ".join(f"{k[:100]} ({kind} {str(list(shape))[:100]})" for k, (kind, shape, _) in [*found.items()][:9])
         fits = [key for key, (kind, shape, _) in found.items() if kind == np.uint8 and shape[1:] == [28, 28]]
         if wanted is None and len(fits) != 1:
             say = f"say which: --array {fits[0]}" if fits else "wanted is uint8 [N, 28, 28]"
@@ -244,7 +260,9 @@ def _npz(file: BinaryIO, name: str, wanted: str | None) -> Iterator[np.ndarray]:
 def _check_shape(shape: Sequence[int], kind: str, name: str) -> None:
     if kind != "uint8" or len(shape) != 3 or tuple(shape[1:]) != (28, 28) or not shape[0]:
         labels = ": are these labels?" if len(shape) == 1 else ""
-        raise UserError(f"{name} holds {kind} {list(shape)}{labels}; wanted are images, uint8 [N, 28, 28], N above 0")
+        raise UserError(
+            f"{name} holds {kind} {str(list(shape))[:100]}{labels}; wanted are images, uint8 [N, 28, 28], N above 0"
+        )
 
 
 def _images(file: IO[bytes], count: int) -> Iterator[np.ndarray]:

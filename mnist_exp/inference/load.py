@@ -6,15 +6,13 @@ import dataclasses
 import functools
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
 from mnist_exp.config.build import build, trusting
@@ -23,20 +21,23 @@ from mnist_exp.config.ours import config_folder
 from mnist_exp.data.sets import CustomData
 from mnist_exp.errors import UserError, require
 from mnist_exp.files import expanded
+from mnist_exp.inference.bounded import as_large_as
 from mnist_exp.parts.evaluate import PLAIN, Evaluator
-from mnist_exp.parts.trainer import Trainer
-from mnist_exp.reading import MIB, load_yaml
+from mnist_exp.parts.trainer import MEMORY_FORMATS, Trainer
+from mnist_exp.reading import load_yaml
 from mnist_exp.runs.folder import RunFolder
 from mnist_exp.training.checkpoints import load
 from mnist_exp.training.components import load_weights
 
 KINDS = ("best", "last", "swa")  # of checkpoints
 _AT_ONCE = 16_384  # images on the device
+CLASSES = 10_000  # a table of them all is 800 MB
+_LETTERS, _NAMES = 200, 8  # of a message; of files that are listed
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Member:
-    """A trained network: its run, the checkpoint that its weights are of, and what it is scored with."""
+    """A trained network: its run, the checkpoint that its weights are of, what it is scored with, how many classes it has."""
 
     run: RunFolder
     config: DictConfig
@@ -44,6 +45,7 @@ class Member:
     network: nn.Module
     evaluator: Evaluator
     trainer: Trainer
+    outputs: int
 
     @property
     def name(self) -> str:
@@ -52,9 +54,13 @@ class Member:
 
     @property
     def classes(self) -> list[str]:
-        """The names of the classes that it tells apart."""
-        names = list((self.run.info.get("dataset") or {}).get("classes") or map(str, range(10)))
-        return names + [f"#{label}" for label in range(len(names), self.config.model.num_classes)]
+        """What its outputs stand for: the names of the classes, and a number for each output beyond them."""
+        return self.named + [f"#{label}" for label in range(len(self.named), self.outputs)]
+
+    @property
+    def named(self) -> list[str]:
+        """The names of the classes of its data."""
+        return list((self.run.info.get("dataset") or {}).get("classes") or map(str, range(min(10, self.outputs))))
 
     @property
     def assumed(self) -> str | None:
@@ -100,7 +106,7 @@ class Model:
         for other in others:
             if other.classes != first.classes:
                 raise UserError(
-                    f"{first.run.path} tells {', '.join(first.classes)} apart, {other.run.path} {', '.join(other.classes)}: "
+                    f"{first.run.path} tells {told(first.classes)} apart, {other.run.path} {told(other.classes)}: "
                     "an ensemble is of networks with the same classes"
                 )
         self.members = list(members)
@@ -119,50 +125,101 @@ class Model:
         by ``inference.frame``. With ``tta_runs`` above 1, the mean over so many fixed shifts of each.
         Raises UserError for images of another kind.
         """
-        found = (
-            images if isinstance(images, Tensor) else torch.tensor(np.asarray(images))
-        )  # a copy: it may be read-only
-        if found.dtype != torch.uint8 or found.ndim != 3 or found.shape[1:] != (28, 28):
-            raise UserError(f"images must be uint8 [N, 28, 28], not {found.dtype} {list(found.shape)}")
+        found = images if isinstance(images, Tensor) else _array(images)
+        kind, shape = str(found.dtype).removeprefix("torch."), list(found.shape)
+        if kind != "uint8" or len(shape) != 3 or shape[1:] != [28, 28]:
+            one = kind == "uint8" and shape == [28, 28]
+            hint = "for one image type images[None]" if one else "mnist_exp.inference.frame brings pictures there"
+            raise UserError(f"images must be uint8 [N, 28, 28], not {kind} {shape}; {hint}")
+        found = found if isinstance(found, Tensor) else torch.tensor(found)  # a copy: it may be read-only
         return torch.stack([member.probabilities(found, tta_runs) for member in self.members])
+
+
+def told(classes: Sequence[str]) -> str:
+    """Return the names of ``classes`` for a message, as many as have room in it."""
+    names = ", ".join(classes)
+    return names if len(names) <= _LETTERS else f"{names[:_LETTERS]}\u2026"
+
+
+def _array(images: Any) -> np.ndarray:
+    if isinstance(images, str | Path):
+        raise UserError(
+            f"images must be uint8 [N, 28, 28], not the name of a file, {str(images)!r}; open it, and bring it there by "
+            "mnist_exp.inference.frame"
+        )
+    try:
+        return np.asarray(images)
+    except (TypeError, ValueError) as error:  # such as a list of arrays that differ in size
+        raise UserError(f"images must be uint8 [N, 28, 28]: {error}") from error
 
 
 def load_model(*runs: str | Path, checkpoint: str = "best") -> Model:
     """Return the network of a run folder, or the ensemble of several.
 
     ``checkpoint``: "best" by validation (the last one where nothing was held out), "last", "swa" (the weight average), or
-    the file of one. Raises UserError naming what is missing or wrong.
+    the file of one, of which the name is enough. Raises UserError naming what is missing or wrong.
     """
     require(bool(runs), "runs", len(runs), "the folder of a run, or several")
+    twice = len({os.path.realpath(expanded(run)) for run in runs}) < len(runs)
+    require(not twice, "RUN", " ".join(map(str, runs)), "each run once")
+    one = len(runs) == 1 or checkpoint in KINDS
+    require(one, "--checkpoint", checkpoint, f"{', '.join(KINDS)} of several runs: a file is of one run only")
     return Model([load_member(Path(run), checkpoint) for run in runs])
 
 
 def load_member(path: Path, checkpoint: str = "best") -> Member:
     """Return the network of the run in ``path``. Raises UserError naming what is missing or wrong."""
-    run = RunFolder.open(expanded(path))
+    run = _own(expanded(path))
     config = run_config(run)
     file = checkpoint_file(run, checkpoint)
-    trainer = Trainer("auto", _precision(run), run.info.get("memory_format") or "auto")
+    saved = run.info.get("memory_format")
+    trainer = Trainer("auto", _precision(run), saved if saved in MEMORY_FORMATS else "auto")
+    with trusting(), as_large_as(file.stat().st_size, file, run.hydra_config):
+        network, evaluator = build(config, "model"), build(config, "evaluate")
+    for key, part, kind, wanted in (
+        ("model", network, nn.Module, "a network"),
+        ("evaluate", evaluator, Evaluator, "an Evaluator"),
+    ):
+        require(isinstance(part, kind), f"{key}._target_", type(part).__name__, f"{wanted}, in {run.hydra_config}")
     try:
-        with trusting():
-            refuse_larger(lambda: _network(config, run), file, file.stat().st_size, run.hydra_config)
-            network, evaluator = _network(config, run), build(config, "evaluate")
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(f"{run.hydra_config}: {error}") from error
-    kind = type(evaluator).__name__
-    require(isinstance(evaluator, Evaluator), "evaluate._target_", kind, f"an Evaluator, in {run.hydra_config}")
-    load_weights(network, load(file, network.state_dict())["model"], file)
-    return Member(run, config, file, trainer.place(network).eval(), evaluator, trainer)
-
-
-def _network(config: DictConfig, run: RunFolder) -> nn.Module:
-    try:
-        network: nn.Module = build(config, "model")
+        load_weights(network, load(file, network.state_dict())["model"], file)
     except UserError as error:
-        raise UserError(f"{run.hydra_config}: {error}") from error
-    kind = type(network).__name__
-    require(isinstance(network, nn.Module), "model._target_", kind, f"a network, in {run.hydra_config}")
-    return network
+        last = _of_kind(run, "last")
+        hint = "" if last in (None, file) else "; --checkpoint last may do"
+        raise UserError(f"{error}{hint}") from error
+    return _asked(Member(run, config, file, trainer.place(network).eval(), evaluator, trainer, 0))
+
+
+def _own(path: Path) -> RunFolder:
+    """Open the run in ``path``. Raises UserError if what is read of it lies elsewhere."""
+    for file in (path / "run.json", path / ".hydra", path / ".hydra" / "config.yaml"):
+        _refuse_link(file)
+    return RunFolder.open(path)
+
+
+def _refuse_link(path: Path) -> None:
+    if path.is_symlink():
+        raise UserError(f"{path} is a link: a run is read from its own folder. Put what it leads to in its place")
+
+
+def _asked(member: Member) -> Member:
+    """Return ``member``, whose network has answered for a blank image. Raises UserError if it does not, or wrongly."""
+    run, named = member.run, len(member.run.dataset.get("classes") or ())
+    blank = torch.zeros(1, 28, 28, dtype=torch.uint8)
+    try:
+        answer = member.evaluator.of_images(member.network, blank, member.trainer)
+    except MemoryError:
+        raise
+    except Exception as error:  # of a network that may be anybody's
+        raise UserError(f"{run.path}: its network fails: {' '.join(str(error).split())[:300]}") from error
+    shape = list(answer.shape)
+    fits = len(shape) == 2 and shape[0] == 1 and max(2, named) <= shape[1] <= CLASSES
+    allowed = f"[1, N], N at least {max(2, named):,}, its classes, and at most {CLASSES:,}"
+    require(fits, f"{run.path}: what its network answers to an image", shape, allowed)
+    if not answer.isfinite().all():
+        told = f"what the network of {member.checkpoint.name} answers are no numbers; try another --checkpoint"
+        raise UserError(f"{run.path}: {told}")
+    return dataclasses.replace(member, outputs=shape[1])
 
 
 def run_config(run: RunFolder) -> DictConfig:
@@ -177,15 +234,16 @@ def checkpoint_file(run: RunFolder, checkpoint: str) -> Path:
         file = _of_kind(run, checkpoint)
         if file is None:
             there = " and ".join(kind for kind in KINDS if _of_kind(run, kind))
-            hint = f"there is --checkpoint {there}" if there else "it has none; was it cut off before its first?"
-            raise UserError(f"{run.path} has no {checkpoint} checkpoint: {hint}")
+            hint = f": there is --checkpoint {there}" if there else ", nor another; was it cut off before its first?"
+            raise UserError(f"{run.path} has no {checkpoint} checkpoint{hint}")
     else:  # of another run it would be scored, and counted, as this one's
-        file = expanded(checkpoint)
-        own = file.is_file() and file.resolve().parent == run.checkpoints.resolve()
-        require(own, "--checkpoint", checkpoint, f"{', '.join(KINDS)}, or a file in {run.checkpoints}")
+        held = sorted(path.name for path in run.checkpoints.glob("*.pth"))
+        file = run.checkpoints / checkpoint if checkpoint in held else expanded(checkpoint)
+        own = os.path.isfile(file) and os.path.realpath(file.parent) == os.path.realpath(run.checkpoints)  # noqa: PTH113
+        names = ", ".join([*held[:_NAMES], *["..."] * (len(held) > _NAMES)]) or "it has none"
+        require(own, "--checkpoint", checkpoint, f"{', '.join(KINDS)}, or a file in {run.checkpoints}: {names}")
     for path in (run.checkpoints, file):
-        if path.is_symlink():
-            raise UserError(f"{path} is a link: a run is read from its own folder. Put what it leads to in its place")
+        _refuse_link(path)
     return file
 
 
@@ -200,14 +258,6 @@ def _of_kind(run: RunFolder, checkpoint: str) -> Path | None:
     elif checkpoint == "best" and best is not None:
         file = run.checkpoint(best)
     return file if file is not None and os.path.lexists(file) else None
-
-
-def refuse_larger(make: Callable[[], nn.Module], file: Path, held: int, origin: Path) -> None:
-    """Raise UserError if what ``make`` builds, of the config ``origin``, is larger than its weights, ``held`` bytes in ``file``."""
-    with torch.device("meta"):  # takes no memory, however large it is
-        weights = sum(tensor.nbytes for tensor in make().state_dict().values())
-    if weights > held + MIB:
-        raise UserError(f"{origin} says a network of {weights:,} bytes; {file}, its weights, has {held:,}")
 
 
 def _precision(run: RunFolder) -> Any:

@@ -16,9 +16,9 @@ import numpy as np
 from mnist_exp.console import shown
 from mnist_exp.data.pictures import padded
 from mnist_exp.errors import RunFailed, UserError
-from mnist_exp.inference.frame import Invert, frame
+from mnist_exp.inference.frame import Framed, Invert, frame
 from mnist_exp.inference.inputs import Batch, Frame
-from mnist_exp.inference.load import Member, Model
+from mnist_exp.inference.load import Member, Model, told
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -44,7 +44,8 @@ class Answers(NamedTuple):
 def answers(model: Model, batches: Iterator[Batch], tta_runs: int, unsure: float) -> Iterator[Answers]:
     """Yield what ``model`` says of ``batches``; the next one is read meanwhile.
 
-    The note is "blank" where nothing is to be seen, and "unsure" where the confidence is below ``unsure``.
+    The note is "blank" where nothing is to be seen, and "unsure" where the confidence is below ``unsure``, or what is seen
+    looks like no digit.
     """
     for batch in _ahead(batches):
         label, probabilities = model.predict(batch.images, tta_runs)
@@ -52,7 +53,7 @@ def answers(model: Model, batches: Iterator[Batch], tta_runs: int, unsure: float
         rest = probabilities.copy()
         rest[rows, label] = -1
         second, confidence = rest.argmax(1), probabilities[rows, label]
-        doubtful = np.where(confidence < unsure, "unsure", "")
+        doubtful = np.where((confidence < unsure) | batch.doubtful, "unsure", "")
         notes = np.where(batch.inked, doubtful, "blank").tolist()
         yield Answers(batch, label, confidence, second, probabilities[rows, second], notes)
 
@@ -75,19 +76,20 @@ def framing(model: Model, invert: Invert) -> Frame:
     "auto" means what data.invert was where pictures in folders were trained on, and dark for a light border elsewhere.
     Raises UserError for an ensemble that was trained on both.
     """
-    ways = {_way(member) for member in model.members}
+    ways = {way(member) for member in model.members}
     if len(ways) > 1:
         names = ", ".join(f"{member.name} on data={member.config.data.name}" for member in model.members)
         raise UserError(
             f"an ensemble is of networks that see pictures alike; these were trained on other ones: {names}"
         )
-    (way,) = ways
-    if way == "digits":
+    (one,) = ways
+    if one == "digits":
         return lambda picture: frame(picture, invert)
-    return lambda picture: _as_trained(picture, way if invert == "auto" else invert)
+    return lambda picture: _as_trained(picture, one if invert == "auto" else invert)
 
 
-def _way(member: Member) -> str:
+def way(member: Member) -> str:
+    """Return how pictures come to what ``member`` was trained on: "digits", as MNIST's, or whether they are inverted."""
     data = member.config.data
     if data.get("_target_") == f"{_DATA}ImageFolder":
         return "yes" if data.get("invert") else "no"
@@ -96,12 +98,12 @@ def _way(member: Member) -> str:
     return "no"
 
 
-def _as_trained(picture: Image, invert: str) -> tuple[np.ndarray, bool]:
+def _as_trained(picture: Image, invert: str) -> Framed:
     image = padded(picture)
     border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
     if invert == "yes" or (invert == "auto" and np.median(border) > 127):
         image = 255 - image
-    return image, bool(image.min() != image.max())
+    return Framed(image, bool(image.min() != image.max()))
 
 
 def as_arrays(batches: Iterator[Batch], invert: Invert, tell: Callable[[str], None]) -> Iterator[Batch]:
@@ -136,7 +138,7 @@ def as_submission(found: Iterable[Answers], classes: Sequence[str]) -> Iterator[
     Raises UserError if ``classes`` are no digits.
     """
     if list(classes) != _DIGITS:
-        raise UserError(f"Kaggle's test.csv is of digits, and this model tells {', '.join(classes)} apart")
+        raise UserError(f"Kaggle's test.csv is of digits, and this model tells {told(classes)} apart")
     yield b"ImageId,Label\n"
     ids = itertools.count(1)
     for some in found:

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor, nn
 
@@ -21,7 +19,8 @@ from mnist_exp.config.elsewhere import refuse_endless, refuse_resolvers
 from mnist_exp.config.recipe import modernised
 from mnist_exp.errors import UserError, require
 from mnist_exp.files import expanded
-from mnist_exp.inference.load import Member, refuse_larger
+from mnist_exp.inference.bounded import as_large_as
+from mnist_exp.inference.load import Member
 from mnist_exp.parts.evaluate import PLAIN
 from mnist_exp.reading import MIB, read_bytes, refusal
 from mnist_exp.training.components import load_weights
@@ -67,7 +66,7 @@ class ExportConfig(BaseModel):
     format: Literal["mnist_exp export 1"] = "mnist_exp export 1"
     file: str
     classes: list[str]
-    mean: float  # of pixels in 0..1
+    mean: Annotated[float, Field(allow_inf_nan=False)]  # of pixels in 0..1
     std: Positive
     shifts: Annotated[list[Annotated[list[Shift], Field(min_length=2, max_length=2)]], Field(min_length=1)]  # dy, dx
     model: dict[str, Any]  # as the config group
@@ -86,7 +85,7 @@ def need(*packages: str) -> None:
         try:
             importlib.import_module(package)
         except ImportError as error:
-            raise UserError(f"export needs {package}: `pip install 'mnist_exp[export]'`") from error
+            raise UserError(f"export needs {package}: `pip install '.[export]'`, in a checkout of mnist_exp") from error
 
 
 def load_export(folder: str | Path) -> Servable:
@@ -111,8 +110,11 @@ def load_export(folder: str | Path) -> Servable:
     )
     weights = folder / WEIGHTS
     content = read_bytes(weights, _WEIGHTS)
-    refuse_larger(lambda: _built(config, file), weights, len(content), file)
-    network = _built(config, file)
+    refuse_resolvers(config.model, file)
+    refuse_endless({"model": config.model}, file)
+    with trusting(), as_large_as(len(content), weights, file):
+        network = build(OmegaConf.create({"model": modernised(config.model)}), "model")
+    require(isinstance(network, nn.Module), "model._target_", type(network).__name__, f"a network, in {file}")
     try:
         found = load(content)
     except (SafetensorError, ValueError, KeyError) as error:
@@ -120,16 +122,3 @@ def load_export(folder: str | Path) -> Servable:
     load_weights(network, found, weights)
     servable = Servable(network, config.mean, config.std, [(dy, dx) for dy, dx in config.shifts])
     return servable.eval().requires_grad_(False)
-
-
-def _built(config: ExportConfig, file: Path) -> nn.Module:
-    """Return the network that ``config``, from ``file``, describes, its weights yet to be loaded."""
-    refuse_resolvers(config.model, file)
-    refuse_endless({"model": config.model}, file)
-    try:
-        with trusting():
-            network = build(OmegaConf.create({"model": modernised(config.model)}), "model")
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        raise UserError(f"{file}: {error}") from error
-    require(isinstance(network, nn.Module), "model._target_", type(network).__name__, f"a network, in {file}")
-    return network

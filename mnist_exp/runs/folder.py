@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import itertools
 import math
 import os
 import stat
@@ -77,7 +78,7 @@ class RunFolder(Composed):
             return cls(path, schema.read(path / "run.json"))
         except UserError as error:
             if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError) and not is_run(path):
-                raise UserError(f"{path} is not a run folder: it has no run.json") from error
+                raise UserError(_no_run(path)) from error
             raise
 
     @property
@@ -194,6 +195,15 @@ class RunFolder(Composed):
     def result(self, name: str) -> Path:
         """Return the path of results/<prefix>_<name>, e.g. of "acc.png"."""
         return self.results / f"{self.prefix}_{name}"
+
+
+def _no_run(path: Path) -> str:
+    """Return what is wrong with ``path``, which has no run.json, and what to name in its place if it holds runs."""
+    if not os.path.lexists(path):
+        return f"{path} does not exist; name the folder of a run, which has a run.json"
+    held = next(itertools.chain(path.glob("*/run.json"), path.glob("*/*/run.json")), None)
+    hint = "" if held is None else f"; it holds runs, name one of them, such as {held.parent}"
+    return f"{path} is not a run folder: it has no run.json{hint}"
 
 
 def _epoch(row: dict[str, Any], line: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,9 @@ def _figure(width: float, height: float) -> Figure:
 def drawn(figure: Figure, kind: str = "png", dpi: int = 120) -> bytes:
     """Return the picture file, of the ``kind`` png, pdf or svg, that ``figure`` is."""
     content = io.BytesIO()
-    figure.savefig(content, format=kind, dpi=dpi)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box stands for it
+        figure.savefig(content, format=kind, dpi=dpi)
     return content.getvalue()
 
 
@@ -164,7 +167,9 @@ def _wall(images: np.ndarray, texts: Sequence[str], title: str, columns: int) ->
     # one picture of them all: axes of its own for each digit would take a second
     rows, width, height = max(1, -(-len(images) // columns)), 34, 36 + 4 * lines
     wall = np.zeros((rows * height, columns * width), images.dtype)
-    figure = _figure(1.5 * columns, 1.75 * rows * height / 40 + 0.6)
+    title = plain(title)
+    across = max(1.5 * columns, 0.12 * len(title))  # inches; a letter is about 0.11 wide
+    figure = _figure(across, 1.75 * rows * height / 40 + 0.6)
     axes = figure.subplots()
     for place, image in enumerate(images):
         top, left = place // columns * height + height - 30, place % columns * width + 3
@@ -172,7 +177,7 @@ def _wall(images: np.ndarray, texts: Sequence[str], title: str, columns: int) ->
         text = "\n".join(captions[place])
         axes.text(left + 14, top - 3, text, fontsize=7, ha="center", va="bottom", parse_math=False)
     axes.imshow(wall, cmap="gray_r", vmin=0, vmax=255)
-    axes.set_title(plain(title))
+    axes.set_title(title)
     axes.axis("off")
     return figure
 

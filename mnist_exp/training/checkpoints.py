@@ -112,7 +112,8 @@ def load(path: Path, model: Mapping[str, Tensor], kind: type[Weights] = Weights)
         key = ".".join(map(str, first["loc"]))[:100]
         what = "a whole checkpoint" if kind is Weights else "the state of a training run"
         raise UserError(f"{path} is not {what}: {key}: {first['msg']}") from error
-    return state
+    # torch would take what is noted beside the weights, which may be anything, for the versions of layers
+    return state | {key: dict(state[key]) for key in ("model", "average") if state.get(key) is not None}
 
 
 def _check_parts(content: bytes, most: int) -> None:

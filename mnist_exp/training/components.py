@@ -8,6 +8,7 @@ import logging
 import math
 import random
 import re
+import warnings
 from typing import Any
 
 import numpy as np
@@ -127,9 +128,11 @@ def build_components(
 def load_weights(model: nn.Module, weights: dict[str, Any], origin: Any) -> None:
     """Load ``weights`` into ``model``. Raises UserError naming their ``origin`` if they do not fit."""
     try:
-        model.load_state_dict(weights)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Casting complex")  # half of them would be lost
+            model.load_state_dict(weights)
     except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
+        reason = str(error).splitlines()[-1].strip()[:300]
         raise UserError(f"the weights of {origin} do not fit this model: {reason}") from error
 
 

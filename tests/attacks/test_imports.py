@@ -258,7 +258,7 @@ ATTACKS: dict[str, tuple[Callable[[], Path], str]] = {
     "300,000 columns": (lambda: a_csv(columns=COLUMNS + ",x" * 300_000), "has the columns label, pixel0"),
     "a line of 90 MB": (lambda: a_csv("1," * 45_000_000), "line 2 holds"),
     "90 MB of empty lines": (lambda: a_csv("\n" * 90_000_000), "line 2 holds 1 values"),
-    "no lines": (a_csv, "no data"),
+    "no lines": (a_csv, "no digit below"),
     "a value too few": (lambda: a_csv(ROW, ROW[2:]), "line 3 holds 784 values"),
     "a number of 400 digits": (lambda: a_value("9" * 400), "whole numbers from 0 to 255"),
     "a half": (lambda: a_value("1.5"), "whole numbers from 0 to 255"),

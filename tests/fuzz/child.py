@@ -6,6 +6,7 @@ import signal
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from helpers import run_command
 
 SECONDS = 20
 MEBIBYTES = 1024
+_IDLE = 300  # MiB of a process that has imported torch
 _LEFT = 97  # the exit status of a child that an exception has left
 # audit events that change files: which of their arguments are paths
 _CHANGES = {
@@ -29,7 +31,10 @@ _NOWHERE = "'127.0.0.1', 9"  # the proxy of the tests, who ask for downloads by 
 
 
 class Ended(NamedTuple):
-    """The exit status (negative: the signal that killed it), both outputs, seconds, MiB, and what it must not touch."""
+    """The exit status (negative: the signal that killed it), both outputs, seconds, MiB, and what it must not touch.
+
+    Seconds and MiB are those of its own: what this process holds already, after whatever tests, counts as ``_IDLE``.
+    """
 
     status: int
     out: str
@@ -39,22 +44,22 @@ class Ended(NamedTuple):
     strayed: list[str]
 
 
-def run(arguments: list[str], place: Path) -> Ended:
-    """Run a command line in the folder ``place``, which is all that it may change."""
+def run(arguments: list[str], place: Path, command: Callable[..., int] = run_command) -> Ended:
+    """Run a command line (or ``command``) in the folder ``place``, which is all that it may change."""
     streams = [place.parent / f"{place.name}.{name}" for name in ("out", "err", "strayed")]
+    held = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
     child = os.fork()
     if not child:
         status = _LEFT
         try:
-            status = _work(arguments, place, streams)
+            status = _work(lambda: command(*arguments), place, streams)
         finally:
             os._exit(status)
     status, usage = _wait(child)
     out, err, strayed = (stream.read_text(errors="replace") if stream.exists() else "" for stream in streams)
     seconds = usage.ru_utime + usage.ru_stime  # of its own, whatever else the machine is at
-    return Ended(
-        os.waitstatus_to_exitcode(status), out, err, seconds, usage.ru_maxrss / 1024, sorted(set(strayed.splitlines()))
-    )
+    mebibytes = usage.ru_maxrss / 1024 - max(held - _IDLE, 0)
+    return Ended(os.waitstatus_to_exitcode(status), out, err, seconds, mebibytes, sorted(set(strayed.splitlines())))
 
 
 def _wait(child: int) -> tuple[int, Any]:
@@ -68,11 +73,12 @@ def _wait(child: int) -> tuple[int, Any]:
     return status, usage
 
 
-def _work(arguments: list[str], place: Path, streams: list[Path]) -> int:
+def _work(command: Callable[[], int], place: Path, streams: list[Path]) -> int:
     for descriptor, stream in ((1, streams[0]), (2, streams[1])):
         os.dup2(os.open(stream, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.stdin, sys.stdout, sys.stderr = (open(n, "r" if n == 0 else "w", closefd=False) for n in (0, 1, 2))  # noqa: SIM115
+    _tell_warnings()
     import rich
 
     rich.reconfigure(file=sys.stdout)
@@ -82,7 +88,7 @@ def _work(arguments: list[str], place: Path, streams: list[Path]) -> int:
     watch = os.open(streams[2], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     sys.addaudithook(_hook(place, lambda line: os.write(watch, f"{line}\n".encode(errors="replace"))))
     try:
-        return run_command(*arguments)
+        return command()
     except BaseException:
         import traceback
 
@@ -92,6 +98,13 @@ def _work(arguments: list[str], place: Path, streams: list[Path]) -> int:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
+
+
+def _tell_warnings() -> None:
+    """Let warnings be told as Python does outside pytest, which keeps them."""
+    for silent in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+        warnings.simplefilter("ignore", silent)
+    warnings.showwarning = lambda message, kind, *_, **__: print(f"{kind.__name__}: {message}", file=sys.stderr)
 
 
 def _hook(place: Path, tell: Callable[[str], Any]) -> Callable[[str, tuple[Any, ...]], None]:

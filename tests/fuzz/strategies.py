@@ -1,5 +1,6 @@
 """What is thrown at the command line: overrides, options, and files that somebody has damaged, or made."""
 
+import functools
 import gzip
 import io
 import os
@@ -134,20 +135,25 @@ _FLAGS = (
 )
 
 
+@functools.cache
+def override() -> st.SearchStrategy[str]:
+    """Return overrides of real keys, most of them unlikely."""
+    keys = st.sampled_from([*flatten(compose()), *_GROUPS, *(f"hydra.{key}" for key in _HYDRA)])
+    # above what there is, below it, and beside it
+    near = st.builds(lambda key, end: key[: max(1, end)], keys, st.integers(1, 30)) | keys.map(lambda key: f"{key}.x")
+    key = st.one_of(keys, keys, keys, keys, near)
+    prefix = st.sampled_from(["", "", "", "", "+", "++", "~"])
+    return st.builds("{}{}{}{}".format, prefix, key, st.sampled_from(["=", "=", "=", "=", "", "@x=", ":="]), VALUES)
+
+
 def overrides() -> st.SearchStrategy[list[str]]:
     """Return command lines of ``train``: likely overrides, up to three unlikely ones of real keys, and flags of Hydra's."""
     choice = st.sampled_from(sorted(_GROUPS)).flatmap(
         lambda group: st.sampled_from(_GROUPS[group]).map(f"{group}={{}}".format)
     )
     likely = st.builds("{}={}".format, st.sampled_from([*flatten(compose())]), _LIKELY) | choice
-    keys = st.sampled_from([*flatten(compose()), *_GROUPS, *(f"hydra.{key}" for key in _HYDRA)])
-    # above what there is, below it, and beside it
-    near = st.builds(lambda key, end: key[: max(1, end)], keys, st.integers(1, 30)) | keys.map(lambda key: f"{key}.x")
-    key = st.one_of(keys, keys, keys, keys, near)
-    prefix = st.sampled_from(["", "", "", "", "+", "++", "~"])
-    override = st.builds("{}{}{}{}".format, prefix, key, st.sampled_from(["=", "=", "=", "=", "", "@x=", ":="]), VALUES)
     flags = st.lists(st.sampled_from(_FLAGS) | VALUES, max_size=2)
-    few = st.lists(override, min_size=1, max_size=3)
+    few = st.lists(override(), min_size=1, max_size=3)
     one = st.lists(likely, min_size=1, max_size=1)
     return one | one | one | few | few | st.builds(lambda a, b: [*a, *b], flags, few) | flags
 

@@ -3,6 +3,7 @@
 import http.client
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import SMALL, info, run_command
+from helpers import SMALL, info, lay, run_command
 from PIL import Image
 
 from mnist_exp import load_model
 from mnist_exp.data.formats import read
+from mnist_exp.data.pictures import padded
 from mnist_exp.inference.draw import SIDE, Server, answer
 from mnist_exp.inference.frame import frame
 
@@ -92,6 +94,27 @@ def test_the_answer_is_that_of_the_members_and_their_mean(small):
     assert np.allclose(said["probabilities"], np.mean(each, 0), atol=1e-6)
     assert sum(said["probabilities"]) == pytest.approx(1)
     assert not answer(model, np.zeros((SIDE, SIDE), np.uint8))["inked"]
+
+
+@pytest.mark.parametrize("invert", [False, True])
+def test_networks_of_other_pictures_see_the_drawing_as_they_were_trained(command, place, invert, small, drawn_at_once):
+    lay(place / "mine", ["a", "b"], 12)
+    folders = [
+        "data=image_folder",
+        "data.root=mine",
+        "data.val_size=4",
+        "data.train_limit=null",
+        f"data.invert={invert}",
+    ]
+    assert command("train", *SMALL, *folders, "trainer.max_steps=1", "hydra.run.dir=run").status == 0
+    page = np.zeros((SIDE, SIDE), np.uint8)
+    page[20:120, 30:50] = 255
+    assert np.array_equal(np.reshape(answer(load_model("run"), page)["image"], (28, 28)), padded(Image.fromarray(page)))
+    if not invert:  # of as many classes as digits, but of other pictures
+        about = info(place / "run")
+        about["dataset"]["classes"] = list("0123456789")
+        (place / "run" / "run.json").write_text(json.dumps(about))
+        assert "networks that see pictures alike" in command("draw", "run", str(small / "a")).err
 
 
 def test_the_page_asks_and_is_answered(server):
@@ -179,8 +202,9 @@ def test_names_of_a_stranger_stay_text(server, monkeypatch):
     }
 
 
-def test_runs_of_the_same_name_are_told_apart(small, server):
-    server.model = load_model(small / "a", small / "a")
+def test_runs_of_the_same_name_are_told_apart(small, server, place):
+    shutil.copytree(small / "a", place / "a")
+    server.model = load_model(small / "a", place / "a")
     assert str(small / "a") in server.page("x").decode()
 
 
@@ -191,6 +215,8 @@ def test_the_command_says_where_the_page_is(command, small, drawn_at_once):
     assert re.search(r"page     http://127\.0\.0\.1:\d+ ", done.out)
     last = command("draw", str(small / "a"), "--checkpoint", "last")
     assert "last.pth" in last.out
+    (name,) = (path.name for path in (small / "a" / "checkpoints").glob("*_ckpt_epoch1.pth"))
+    assert f"/checkpoints/{name}\n" in command("draw", str(small / "a"), "--checkpoint", name).out
 
 
 def test_a_port_in_use(command, small, drawn_at_once):
@@ -220,10 +246,14 @@ def test_the_usual_port_in_use_gives_another(command, small, drawn_at_once, monk
     [
         ([], ["RUN"]),
         (["nowhere"], ["nowhere", "run.json"]),
+        (["RUN", "RUN"], ["RUN is ", "each run once"]),
         (["RUN", "--port", "0"], ["--port is 0", "between 1 and 65535"]),
         (["RUN", "--port", "70000"], ["--port is 70000"]),
         (["RUN", "--port", "many"], ["--port", "many"]),
-        (["RUN", "--checkpoint", "wrost"], ["--checkpoint is wrost", "best, last, swa"]),
+        (
+            ["RUN", "--checkpoint", "wrost"],
+            ["--checkpoint is wrost", "best, last, swa", "_ckpt_epoch1.pth", "last.pth"],
+        ),
         (["RUN", "--share"], ["--share"]),
     ],
 )

@@ -156,6 +156,11 @@ def break_run(what: str, run: Path) -> None:
             file.write_bytes(file.read_bytes()[:2000])
     elif what == "other data":
         (run / "run.json").write_text(json.dumps(info(run) | {"dataset": info(run)["dataset"] | {"md5": "0" * 32}}))
+    elif what == "data that are gone":
+        (run / "run.json").write_text(json.dumps(info(run) | {"dataset": info(run)["dataset"] | {"name": "mnist"}}))
+        file = run / ".hydra" / "config.yaml"
+        text = re.sub(r"(\n  name: )sample(\n  root: ).*", r"\1mnist\2gone", file.read_text())
+        file.write_text(text)
     elif what == "a target":
         file = run / ".hydra" / "config.yaml"
         file.write_text(file.read_text().replace("mnist_exp.parts.models.SmallCNN", "os.system"))
@@ -171,6 +176,10 @@ def break_run(what: str, run: Path) -> None:
         ("no checkpoint", "has no best checkpoint"),
         ("a torn checkpoint", "torn or not a checkpoint"),
         ("other data", "is not what"),
+        (
+            "data that are gone",
+            ": gone/MNIST/raw/train-images-idx3-ubyte does not exist. Name their folder: --data FOLDER\n",
+        ),
         ("no numbers", "are no numbers"),
         ("a large network", "says a network of"),
         ("a link", "is a link"),
@@ -205,6 +214,10 @@ def test_a_run_that_cannot_be_scored_is_named(command, runs, what, words):
         (["runs/a", "--output", "/proc/nowhere"], "--output /proc/nowhere cannot be written"),
         (["runs/a", "--output", "new/" + 300 * "x"], "File name too long"),
         (["runs/a", "--data", "nowhere", "--split", "tst"], "--split"),
+        (
+            ["runs/a", "--data", "nowhere"],
+            "error: --data nowhere is no folder; name the one in which the data set lies\n",
+        ),
     ],
 )
 def test_a_mistake_is_one_message(command, runs, typed, words):

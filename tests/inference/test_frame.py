@@ -44,7 +44,7 @@ def test_what_is_in_the_frame_stays_and_so_does_its_negative():
 
 def test_whatever_comes_out_is_in_the_frame():
     for digit in DIGITS:
-        image, inked = frame(grey(enlarged(digit, 3)))
+        image, inked, _ = frame(grey(enlarged(digit, 3)))
         assert inked
         ys, xs = np.nonzero(image)
         assert max(np.ptp(ys), np.ptp(xs)) + 1 in (19, 20)
@@ -82,7 +82,7 @@ def test_blank_paper_is_blank(kind):
         pixels += np.random.default_rng(1).normal(0, 12, pixels.shape)
     if "shadow" in kind:
         pixels += np.linspace(-40, 40, 200)
-    image, inked = frame(grey(pixels if kind != "one pixel" else np.full((1, 1), 7.0)))
+    image, inked, _ = frame(grey(pixels if kind != "one pixel" else np.full((1, 1), 7.0)))
     assert not inked
     assert not image.any()
 
@@ -90,10 +90,61 @@ def test_blank_paper_is_blank(kind):
 def test_a_hair_thin_pen_is_seen():
     picture = Image.new("L", (900, 700), 255)
     ImageDraw.Draw(picture).line((300, 100, 400, 600), 0, width=1)
-    image, inked = frame(picture)
+    image, inked, _ = frame(picture)
     assert inked
     assert image.max() == 255
     assert (image > 60).any(1).sum() >= 19
+
+
+def photo(digit: np.ndarray, kind: str) -> Image.Image:
+    """A digit on paper, 300 x 400, as photographs show it: a table around it, a shadow on it, dark corners."""
+    ink = enlarged(digit, 6, 0, 1, 0)
+    paper = np.pad(ink, ((60, 300 - 60 - ink.shape[0]), (110, 400 - 110 - ink.shape[1])))
+    rows, columns = np.mgrid[-1:1:300j, -1:1:400j]
+    light, table = np.full(paper.shape, 220.0), np.zeros(paper.shape, bool)
+    if kind == "a table":
+        table = (abs(rows) > 0.8) | (abs(columns) > 0.85)
+    elif kind == "a sheet tilted":
+        table = (abs(rows + 0.1 * columns) > 0.8) | (abs(columns - 0.06 * rows) > 0.8)
+    elif kind == "a table to the left and below":
+        table = (rows + 0.05 * columns > 0.8) | (columns < -0.8)
+    elif kind == "a sharp shadow":
+        light[columns + 0.5 * rows > 0.05] *= 0.5
+    elif kind == "dark corners":
+        light *= 1 - 0.4 * (rows**2 + columns**2)
+    pixels = np.where(table, 60, light * (1 - 0.75 * paper)) + np.random.default_rng(0).normal(0, 3, paper.shape)
+    return grey(ndimage.gaussian_filter(pixels, 0.8))
+
+
+@pytest.mark.parametrize(
+    "kind", ["a table", "a sheet tilted", "a table to the left and below", "a sharp shadow", "dark corners"]
+)
+def test_photographs_show_the_table_shadows_and_dark_corners(kind):
+    seen = [frame(photo(digit, kind)) for digit in DIGITS[::4]]
+    found = [likeness(one.image, digit) for one, digit in zip(seen, DIGITS[::4], strict=True)]
+    assert np.mean(found) > 0.87
+    assert not any(one.doubtful for one in seen)
+
+
+def test_a_digit_that_is_cut_out_tightly_is_whole_and_not_doubtful():
+    seen = []
+    for digit in DIGITS:
+        rows, columns = np.nonzero(enlarged(digit, 8, 0, 255) > 60)
+        crop = slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
+        seen.append(frame(grey(enlarged(digit, 8)[crop])))
+    assert np.mean([likeness(one.image, digit) for one, digit in zip(seen, DIGITS, strict=True)]) > 0.9
+    assert np.mean([one.doubtful for one in seen]) < 0.1
+
+
+def test_what_looks_like_no_ink_on_paper_is_doubtful():
+    sheet = np.full((300, 400), 60.0)
+    sheet[40:250, 50:350] = 220
+    bar = np.full((300, 400), 220.0)
+    bar[:, :180] = 60
+    bar[150] = 60
+    assert frame(grey(sheet)).doubtful
+    assert frame(grey(bar), "yes").doubtful
+    assert not any(frame(grey(enlarged(digit))).doubtful for digit in DIGITS)
 
 
 def test_invert_is_obeyed_where_the_border_misleads():
@@ -128,5 +179,5 @@ def test_pictures_that_show_no_two_kinds_of_grey_are_read(shape):
     """Small ones, and smooth ones."""
     values = np.linspace(0, 255, shape[0] * shape[1]).reshape(shape).astype(np.uint8)
     for pixels in (values, values.T, np.roll(values, 1), np.full(shape, 200, np.uint8)):
-        image, _ = frame(Image.fromarray(pixels), "auto")
+        image, _, _ = frame(Image.fromarray(pixels), "auto")
         assert (image.shape, image.dtype) == ((28, 28), np.uint8)

@@ -1,11 +1,13 @@
 """From Kaggle's two files to its submission; and training on all labelled digits, with none left for a test."""
 
 import csv
+import zipfile
 
 import numpy as np
 import pytest
 from helpers import SMALL, info
 
+from mnist_exp.data.formats import PIXELS
 from mnist_exp.inference.predict import as_submission
 
 
@@ -61,7 +63,26 @@ def test_the_bundled_digits_can_all_be_trained_on(command, place):
         ),
         (["predict", "RUN", "--input", "torn.csv", "--output", "x.csv"], ["torn.csv is torn: line 1,001 holds"]),
         (["predict", "RUN", "--input", "words.csv", "--output", "x.csv"], ["words.csv holds something else"]),
-        (["predict", "RUN", "--input", "none.csv", "--output", "x.csv"], ["none.csv holds something else", "no data"]),
+        (
+            ["predict", "RUN", "--input", "none.csv", "--output", "x.csv"],
+            ["none.csv has the names of its columns, and no"],
+        ),
+        (
+            ["predict", "RUN", "--input", "narrow.csv", "--output", "x.csv"],
+            ["pixel0, pixel1, pixel2, ... (700 of 784); Kaggle's"],
+        ),
+        (
+            ["predict", "RUN", "--input", "digits.zip", "--output", "x.csv"],
+            ["digits.zip is an archive, of train.csv, test.csv; unpack it and name test.csv"],
+        ),
+        (
+            ["predict", "RUN", "--input", "answers.csv", "--output", "x.csv"],
+            ["answers.csv has the columns ImageId, Label; wanted are pixel0"],
+        ),
+        (
+            ["predict", "RUN", "--input", "semi.csv", "--output", "x.csv"],
+            ["semi.csv has the columns a\u00e9, b, c, ...; w"],
+        ),
     ],
 )
 def test_what_is_another_file_is_said(command, place, kaggle, digits_run, arguments, words):
@@ -72,6 +93,12 @@ def test_what_is_another_file_is_said(command, place, kaggle, digits_run, argume
     (place / "torn.csv").write_bytes(content[:-700])
     (place / "words.csv").write_bytes(content[:-4] + b",xy\n")
     (place / "none.csv").write_bytes(content.partition(b"\n")[0])
+    (place / "narrow.csv").write_text(",".join(PIXELS[:700]) + "\n")
+    (place / "answers.csv").write_text("ImageId,Label\n1,2\n")
+    (place / "semi.csv").write_text("a\u00e9;b;c;d\n1;2;3;4\n")
+    with zipfile.ZipFile("digits.zip", "w") as archive:
+        for name in ("train.csv", "test.csv"):
+            archive.writestr(name, "pixel0\n")
     done = command(*[str(digits_run) if word == "RUN" else word for word in arguments])
     assert done.status == 2
     assert all(word in done.err for word in words), done.err

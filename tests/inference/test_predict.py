@@ -4,6 +4,8 @@ import csv
 import gzip
 import io
 import os
+import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -11,11 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import SMALL
+import torch
+from helpers import ROOT, SMALL
 from PIL import Image
 
 from mnist_exp import load_model
 from mnist_exp.data.formats import read_sample
+from mnist_exp.errors import UserError
+from mnist_exp.runs import pictures
+from mnist_exp.runs.pictures import drawn
 
 HEADER = ["file", "label", "confidence", "second", "second_confidence", "note"]
 
@@ -123,6 +129,71 @@ def test_a_picture_is_one_answer_and_blank_ones_are_noted(command, place, run, h
     done = command("predict", run, "--input", "digit.webp", "--output", "-", "--unsure", "1")
     assert [(row["file"], row["note"]) for row in answers(done.out)] == [("digit.webp", "unsure")]
     assert "1 unsure (confidence below 1), 0 blank" in done.err
+    Image.fromarray(np.pad(np.full((200, 300), 250, np.uint8), 50)).save("sheet.png")
+    done = command("predict", run, "--input", "sheet.png", "--output", "-", "--unsure", "0")
+    assert [row["note"] for row in answers(done.out)] == ["unsure"]
+
+
+def test_what_is_left_out_of_a_folder_is_told(command, place, run, held_out):
+    lay(held_out.images[:2])
+    for name in ("folder/a.GIF", "folder/deeper/Thumbs.db", "folder/README", "folder/b.gif"):
+        Path(name).write_bytes(b"")
+    done = command("predict", run, "--input", "folder", "--output", "-")
+    assert "left out 1 .db, 2 .gif, 1 .txt, 1 hidden, 1 without an ending\n" in done.err
+    assert [row["file"] for row in answers(done.out)] == ["deeper/000.png", "deeper/001.png"]
+    assert "left out" not in command("predict", run, "--input", "folder/deeper/000.png", "--output", "-").err
+
+
+def test_pictures_as_text_and_a_page_of_tiff_are_read(command, place, run, held_out):
+    image = held_out.images[0]
+    rows = "\n".join(" ".join(map(str, row)) for row in image.tolist())
+    Path("plain.ppm").write_text(f"P2\n28 28 255\n{rows}\n")
+    Path("raw.pgm").write_bytes(b"P5\n28 28\n255\n" + np.where(image > 0, 100, 50).astype(np.uint8).tobytes())
+    Image.fromarray(image).save("one.tif")
+    label = str(load_model(run).predict(image[None])[0][0])
+    for name in ("plain.ppm", "raw.pgm", "one.tif"):
+        done = command("predict", run, "--input", name, "--output", "-")
+        assert done.status == 0, done.err
+        assert name == "raw.pgm" or answers(done.out)[0]["label"] == label
+
+
+def test_the_picture_of_one_answer_holds_its_title_and_any_name(command, place, run, held_out, monkeypatch, recwarn):
+    figures = []
+    monkeypatch.setattr(pictures, "drawn", lambda figure, *kind: figures.append(figure) or drawn(figure, *kind))
+    Image.fromarray(held_out.images[0]).save("\u6570\u5b57.png")
+    done = command("predict", run, "--input", "\u6570\u5b57.png", "--output", "a.csv", "--show", "x.png")
+    assert (done.status, done.err) == (0, "")
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+    (figure,) = figures
+    title = figure.axes[0].title.get_window_extent()
+    assert figure.bbox.x0 < title.x0 < title.x1 < figure.bbox.x1
+
+
+def test_code_of_the_readme_works(place, run, held_out):
+    found = re.search(r"```python\n(from mnist_exp import load_model\n.*?)```", (ROOT / "README.md").read_text(), re.S)
+    Image.fromarray(255 - held_out.images[0]).convert("RGB").resize((200, 200)).save("digit.jpg")
+    known = {"images": held_out.images}
+    exec(compile(found[1].replace("outputs/runs/NAME", run), "README.md", "exec"), known)
+    assert known["labels"].tolist() == load_model(run).predict(held_out.images)[0].tolist()
+    assert known["label"] == [held_out.labels[0]]
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        ("digit.png", "not the name of a file, 'digit.png'"),
+        (Path("digit.png"), "not the name of a file, 'digit.png'"),
+        (Image.new("RGB", (280, 280)), "not uint8 [280, 280, 3]; mnist_exp.inference.frame brings"),
+        (np.zeros((28, 28), np.uint8), "not uint8 [28, 28]; for one image type images[None]"),
+        (torch.zeros(2, 28, 28), "not float32 [2, 28, 28]"),
+        ([None], "not object [1]"),
+        ([[1], [1, 2]], "inhomogeneous"),
+    ],
+    ids=lambda value: value.split(",")[0] if isinstance(value, str) else type(value).__name__,
+)
+def test_what_a_notebook_gives_is_no_array_of_images(run, images, words):
+    with pytest.raises(UserError, match=re.escape(words)):
+        load_model(run).predict(images)
 
 
 def test_arrays_are_inverted_only_where_it_is_said(command, run, held_out):
@@ -180,12 +251,18 @@ def test_a_network_of_other_pictures_sees_them_as_it_was_trained(command, place)
 
 WRONG = {
     "nothing there": (["--input", "absent.png"], ["absent.png does not exist", "a picture (PNG"]),
-    "an empty folder": (["--input", "empty"], ["empty holds no picture (.jpg"]),
-    "no picture": (["--input", "text.png"], ["text.png is none of PNG, JPEG"]),
+    "an empty folder": (["--input", "empty"], ["empty holds no picture (.jpg", "); name a folder"]),
+    "a folder of others": (["--input", "others"], ["others holds no picture (.jpg", "it holds 1 .gif, 1 hidden; name"]),
+    "no picture": (["--input", "noise.png"], ["noise.png is none of PNG, JPEG"]),
+    "text": (["--input", "text.png"], ["text.png is text; wanted is a picture (PNG,", "Kaggle's test.csv"]),
+    "a GIF": (["--input", "others/a.gif"], ["others/a.gif is a GIF; save it as PNG or JPEG"]),
+    "an SVG": (["--input", "a.svg"], ["a.svg is an SVG; save it as PNG or JPEG"]),
+    "a HEIC by the name of a JPEG": (["--input", "heic"], ["heic/a.jpg is an HEIC or AVIF; save it as PNG or JPEG"]),
+    "pages": (["--input", "pages.tif"], ["pages.tif has several pages"]),
     "an empty file": (["--input", "nothing"], ["nothing is empty"]),
     "a torn one among good ones": (["--input", "folder"], ["folder/deeper/003.png cannot be read", "truncated"]),
-    "a huge one": (["--input", "huge.png"], ["huge.png cannot be read as a picture", "bomb"]),
-    "a large one": (["--input", "large.png"], ["10,000 x 10,000 pixels are more than 40,000,000"]),
+    "a huge one": (["--input", "huge.png"], ["huge.png has 900,000,000 pixels, more than 40,000,000; make it smaller"]),
+    "a large one": (["--input", "large.png"], ["large.png has 100,000,000 pixels, more than 40,000,000; make it"]),
     "a PDF": (["--input", "paper.pdf"], ["paper.pdf is a PDF", "PNG"]),
     "a pipe": (["--input", "pipe"], ["pipe cannot be read: it is not a regular file", "--input -"]),
     "a device": (["--input", "/dev/zero"], ["/dev/zero", "not a regular file"]),
@@ -199,7 +276,7 @@ WRONG = {
     "an array of no npz": (["--input", "images.idx", "--array", "x"], ["images.idx is none"]),
     "an array of a folder": (["--input", "folder", "--array", "x"], ["--array x", "folder is none"]),
     "a torn npz": (["--input", "torn.npz"], ["torn.npz"]),
-    "a folder as output": (["--output", "empty"], ["--output is empty", "a file"]),
+    "a folder as output": (["--output", "empty"], ["--output is the folder empty; it must be a file"]),
     "below a file": (["--output", "nothing/x.csv"], ["nothing/x.csv cannot be written", "no folder"]),
     "where no file can be": (["--output", "/proc/nowhere/x.csv"], ["--output /proc/nowhere/x.csv cannot be written"]),
     "a name too long": (["--output", "new/" + 300 * "x"], ["cannot be written: File name too long"]),
@@ -209,6 +286,7 @@ WRONG = {
     "too many shifts": (["--tta", "26"], ["--tta 26", "25"]),
     "no shift": (["--tta", "0"], ["--tta is 0"]),
     "no probability": (["--unsure", "80"], ["--unsure is 80"]),
+    "no such file of a checkpoint": (["--checkpoint", "lst.pth"], ["/checkpoints: kaggle_seed42_ckpt", "last.pth"]),
     "no checkpoint": (["--checkpoint", "swa"], ["has no swa checkpoint", "--checkpoint best and last"]),
 }
 
@@ -221,6 +299,11 @@ def test_what_is_wrong_is_named_and_nothing_is_written(command, place, run, held
     (place / "empty").mkdir()
     for name, data in {
         "text.png": b"no picture\n",
+        "noise.png": b"\x89\0" * 99,
+        "others/a.gif": b"GIF89a\1\0\1\0\0\0\0;",
+        "others/.b.png": b"",
+        "heic/a.jpg": b"\0\0\0\x18ftypheic" + bytes(99),
+        "a.svg": b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>',
         "nothing": b"",
         "torn.idx": content[:-1],
         "more.idx": content + b"x",
@@ -231,7 +314,10 @@ def test_what_is_wrong_is_named_and_nothing_is_written(command, place, run, held
         "folder/deeper/003.png": (place / "folder/deeper/003.png").read_bytes()[:120],
         "answers.csv": b"of before",
     }.items():
+        (place / name).parent.mkdir(exist_ok=True)
         (place / name).write_bytes(data)
+    pages = [Image.fromarray(image) for image in images[:2]]
+    pages[0].save("pages.tif", save_all=True, append_images=pages[1:])
     for name, side in (("huge", 30_000), ("large", 10_000)):
         if name in kind:
             Image.new("1", (side, side)).save(f"{name}.png")
@@ -273,12 +359,27 @@ def test_runs_that_do_not_go_together_are_named(command, place, run, held_out):
     assert "tells 0, 1, 2" in done.err
     done = command("predict", "mine", *usual)
     assert done.status == 2
-    assert "mine is not a run folder" in done.err
+    assert "mine is not a run folder: it has no run.json\n" in done.err
+    assert "error: absent does not exist; name the folder of a run" in command("predict", "absent", *usual).err
+    shutil.copytree("cats", "sweep/one/trial-0")
+    for folder in ("sweep", "sweep/one"):
+        assert (
+            f"{folder} is not a run folder: it has no run.json; it holds runs, name one of them, such as sweep/one/trial-0"
+            in (command("predict", folder, *usual).err)
+        )
+    assert "RUN is cats cats/; it must be each run once" in command("predict", "cats", "cats/", *usual).err
+    done = command("predict", run, "cats", *usual, "--checkpoint", "cats/checkpoints/last.pth")
+    assert "a file is of one run only" in done.err
+    (best,) = (place / "cats" / "checkpoints").glob("*_ckpt_epoch1.pth")
+    best.write_bytes(best.read_bytes()[:2000])
+    assert "; --checkpoint last may do\n" in command("predict", "cats", *usual).err
+    (place / "cats" / "checkpoints" / "last.pth").write_bytes(b"torn")
+    assert "may do" not in command("predict", "cats", *usual, "--checkpoint", "last").err
     for file in (place / "cats" / "checkpoints").iterdir():
         file.unlink()
     done = command("predict", "cats", *usual)
     assert done.status == 2
-    assert "cats has no best checkpoint" in done.err
+    assert "cats has no best checkpoint, nor another; was it cut off before its first?" in done.err
     assert not (place / "a.csv").exists()
 
 

@@ -161,6 +161,7 @@ def test_mistakes_get_the_message_of_train(command, place, wrong):
         (["--multirun"], ["--multirun"]),
         (["seed=1,2"], ["seed=1,2"]),
         (["resume=nowhere"], ["nowhere", "run.json"]),
+        (["fast1"], ["fast1 is no override; wanted is KEY=VALUE"]),
         (["hparams_search=quick"], ["hparams_search", "one run"]),
         (["--config-dir", "nowhere"], ["--config-dir is", "nowhere"]),
     ],
