@@ -1,7 +1,7 @@
 """How much of the bare model's speed does the whole training loop keep?
 
 Both in one process, in turn: the loop as ``train`` runs it (permutation, augmentation, mixing, schedule, progress), and
-the bare model step (forward, backward, SGD) on one resident batch. Prints images/s of each round, medians and the ratio.
+the bare step (forward, backward, the same optimizer) on one resident batch. Prints images/s of each round, medians and the ratio.
 
     python scripts/bench_train.py [--rounds 5] [--steps 12] [KEY=VALUE ...]
 """
@@ -43,7 +43,7 @@ def main() -> None:
 
     bare = build_components(config)
     resident, targets = torch.randn(batch, 1, 28, 28, device=device), train.labels[:batch]
-    optimizer = torch.optim.SGD(bare.model.parameters(), lr=0.01, momentum=0.9, weight_decay=1.8e-5)
+    optimizer = bare.optimizer
     scaler = torch.amp.GradScaler(device.type, enabled=trainer.precision == "fp16")
     bare.model.train()
 

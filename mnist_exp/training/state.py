@@ -149,7 +149,7 @@ class State:
         try:
             self.optimizer.load_state_dict(copy.deepcopy(saved))
             for group, found in zip(groups, self.optimizer.param_groups, strict=True):
-                for key in group.keys() & found.keys() - {"params", "lr"}:
+                for key in group.keys() & found.keys() - {"params", "lr", "fused", "foreach"}:  # how, and not what
                     if group[key] != found[key]:
                         return f"was trained with an optimizer whose {key} is {str(found[key])[:40]}, not {group[key]}"
             for parameter in parameters:
