@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 _ROOM = (*("good", "other", "bad", "sweep"), "FOLDER")
 
 
-@cases(60, 1500, words=strategies.overrides())
+@cases(30, 1500, words=strategies.overrides())
 def test_any_override(lay, words):
     cheap = ["model.channels=[2,2,2]", "trainer.max_steps=1", "hydra.run.dir=outputs/run"]
     check(child.run(["train", *SHORT, *words, *cheap], lay()))
 
 
-@cases(100, 2000, words=strategies.options())
+@cases(50, 2000, words=strategies.options())
 def test_any_option_of_compare(lay, words):
     check(child.run(["compare", *words], lay(*_ROOM)))
 
@@ -39,7 +39,7 @@ _GO_ON = (
 )
 
 
-@cases(200, 4000, done=strategies.damages(), words=st.sampled_from(_READ))
+@cases(80, 4000, done=strategies.damages(), words=st.sampled_from(_READ))
 def test_any_damage_to_a_run(lay, done, words):
     work = lay("good", "bad")
     strategies.damage(work / "bad", done)
@@ -49,14 +49,14 @@ def test_any_damage_to_a_run(lay, done, words):
         assert "good" in ended.out
 
 
-@cases(10, 150, done=strategies.damages())
+@cases(5, 150, done=strategies.damages())
 def test_any_damage_to_a_search(lay, done):
     work = lay("sweep")
     strategies.damage(work / "sweep", done)
     check(child.run(["compare", "sweep"], work))
 
 
-@cases(30, 700, done=strategies.damages(), words=st.sampled_from(_GO_ON))
+@cases(12, 700, done=strategies.damages(), words=st.sampled_from(_GO_ON))
 def test_any_damage_to_a_run_that_is_resumed(lay, done, words):
     work = lay("bad")
     strategies.damage(work / "bad", done)
@@ -69,7 +69,7 @@ _IMPORTED = strategies.imported()
 
 
 @cases(
-    100,
+    50,
     2400,
     place=st.sampled_from(sorted({Path(name).parts[0] for name in _IMPORTED})),
     done=strategies.damages(),
