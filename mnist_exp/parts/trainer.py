@@ -29,7 +29,7 @@ class Trainer:
     """The device that trains, and how.
 
     ``device``: auto (a GPU if there is one), cpu, cuda, cuda:N or mps. ``precision``: auto is bf16 or fp16 on GPUs that
-    have it, bf16 on CPUs with units for it (AVX512-BF16 or AMX), fp32 elsewhere. ``memory_format`` of weights and
+    have it, fp32 elsewhere; bf16 is also faster on CPUs with units for it (AVX512-BF16 or AMX). ``memory_format`` of weights and
     activations: auto is channels_last, which convolutions compute in, but on mps. ``compile``: torch.compile the training
     step's forward pass. ``threads`` of the CPU are set for this process: see ``threads_kept``.
     ``max_steps`` ends a run after that many steps. ``profile``: write a torch.profiler trace of the first 20 steps.
@@ -96,8 +96,6 @@ def resolve_device(name: str) -> torch.device:
 def resolve_precision(name: str, device: torch.device) -> str:
     """Return fp32, bf16 or fp16 for the precision called ``name`` on ``device``. Raises WrongValue where it cannot work."""
     if name == "auto":
-        if device.type == "cpu":
-            return "bf16" if has_bf16_units() else "fp32"
         if device.type != "cuda":
             return "fp32"
         major, _ = torch.cuda.get_device_capability(device)
@@ -105,12 +103,6 @@ def resolve_precision(name: str, device: torch.device) -> str:
     if name == "fp16" and device.type == "cpu":
         raise WrongValue("precision", name, "fp32 or bf16 on a CPU; fp16 trains on GPUs only")
     return name
-
-
-def has_bf16_units() -> bool:
-    """Whether this CPU multiplies in bf16, rather than imitating it, which is slower than fp32."""
-    can = torch.cpu.get_capabilities()
-    return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
 
 
 @contextlib.contextmanager

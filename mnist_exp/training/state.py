@@ -154,6 +154,8 @@ class State:
                         return f"was trained with an optimizer whose {key} is {str(found[key])[:40]}, not {group[key]}"
             for parameter in parameters:
                 parameter.grad = torch.zeros_like(parameter)
+            for group in self.optimizer.param_groups:  # one kernel would not look where it writes to
+                group |= {key: False for key in ("fused", "foreach") if key in group}
             self.optimizer.step()
         finally:
             self.optimizer.zero_grad()

@@ -14,7 +14,6 @@ from omegaconf import OmegaConf
 
 from mnist_exp.parts.evaluate import PLAIN
 from mnist_exp.parts.models import SmallCNN
-from mnist_exp.parts.trainer import has_bf16_units
 from mnist_exp.runs.folder import HISTORY
 
 
@@ -29,7 +28,7 @@ def test_a_run_leaves_its_folder_as_documented(shell, place):
     assert about["command"].endswith("-m mnist_exp train " + " ".join(SMALL))
     assert about["overrides"] == SMALL
     assert (about["seed"], about["device"], about["memory_format"]) == (42, "cpu", "channels_last")
-    assert about["precision"] == ("bf16" if has_bf16_units() else "fp32")
+    assert about["precision"] == "fp32"
     assert about["dataset"] == {
         "name": "sample",
         "train": 128,
