@@ -34,6 +34,8 @@ def check_writable(option: str, name: str) -> None:
         there = next(p for p in (path, *path.parents) if p.exists())
         if there != path and not there.is_dir():
             raise UserError(f"--{option} {name} cannot be written: {there} is no folder")
+        if os.path.lexists(path) and not path.exists():
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         longest = max(map(len, map(os.fsencode, path.relative_to(there).parts)), default=0)
         if there.is_dir() and longest > os.pathconf(there, "PC_NAME_MAX"):
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))

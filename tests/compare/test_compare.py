@@ -245,7 +245,7 @@ def test_anything_else_in_the_folder_is_skipped_with_one_line(command, runs):
         (["--filter", "seed"], ["--filter", "no condition", "Columns:"]),
         (["--filter", "x = 3"], ["--filter", "no condition", "Columns:"]),
         (["--filter", "seed.__class__"], ["--filter", "Columns:"]),
-        (["--html", "outputs"], ["--html is outputs", "a file"]),
+        (["--html", "outputs"], ["--html is the folder outputs", "a file"]),
         (["--html", "new/"], ["--html is new/", "a file"]),
         (["--csv", ""], ["--csv is ''", "a file"]),
         (["--csv", "one", "--json", "./one"], ["--csv one, --json ./one are one file"]),

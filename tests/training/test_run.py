@@ -12,8 +12,10 @@ import torch
 from helpers import SMALL, assert_same_result, info, only_run, rows
 from omegaconf import OmegaConf
 
+from mnist_exp import load_model
 from mnist_exp.parts.evaluate import PLAIN
 from mnist_exp.parts.models import SmallCNN
+from mnist_exp.parts.trainer import MEMORY_FORMATS
 from mnist_exp.runs.folder import HISTORY
 
 
@@ -61,7 +63,7 @@ def test_a_run_leaves_its_folder_as_documented(shell, place):
     for name in ("sample_seed42_train_loss.png", "sample_seed42_acc.png", "confusion.png", "mistakes.png"):
         assert (run / "results" / name).read_bytes().startswith(b"\x89PNG")
 
-    for name in ("last.pth", "previous.pth", "sample_seed42_ckpt_epoch1.pth", "sample_seed42_swa_epoch2.pth"):
+    for name in ("last.pth", "sample_seed42_ckpt_epoch1.pth", "sample_seed42_swa_epoch2.pth"):
         model = SmallCNN()
         model.load_state_dict(torch.load(run / "checkpoints" / name, weights_only=True)["model"])
     assert OmegaConf.load(run / ".hydra" / "config.yaml").data.train_limit == 128
@@ -210,6 +212,17 @@ def test_a_data_set_of_ones_own_goes_through_a_loader(command, place):
     assert about["dataset"]["train"] == 51
     assert about["metrics"]["test_acc"] > 60
     assert command("data=custom", "data.root=nowhere").status == 2
+
+
+@pytest.mark.parametrize("asked", ["auto", "contiguous"])
+def test_weights_are_kept_in_the_memory_format(command, place, asked):
+    assert command(*SMALL, f"trainer.memory_format={asked}", "hydra.run.dir=run").status == 0
+    expected = "channels_last" if asked == "auto" else asked
+    assert info(place / "run")["memory_format"] == expected
+    saved = torch.load(place / "run" / "checkpoints" / "last.pth", weights_only=True)["model"]
+    (filters,) = [tensor for tensor in saved.values() if tensor.ndim == 4 and tensor.shape[1] > 1][:1]
+    assert filters.is_contiguous(memory_format=MEMORY_FORMATS[expected])
+    assert load_model("run").members[0].trainer.memory_format == expected
 
 
 @pytest.mark.gpu
