@@ -79,6 +79,7 @@ def _work(command: Callable[[], int], place: Path, streams: list[Path]) -> int:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.stdin, sys.stdout, sys.stderr = (open(n, "r" if n == 0 else "w", closefd=False) for n in (0, 1, 2))  # noqa: SIM115
     _tell_warnings()
+    sys.dont_write_bytecode = True  # of modules that no test before has imported
     import rich
 
     rich.reconfigure(file=sys.stdout)
