@@ -31,6 +31,10 @@ def check_writable(option: str, name: str) -> None:
         return
     path = Path(os.path.realpath(name))
     try:
+        if os.path.exists(name) and not (os.path.isfile(name) or os.path.isdir(name)):  # noqa: PTH110, PTH112, PTH113
+            if not os.access(name, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            return  # a pipe or a device, of which realpath may know no path
         there = next(p for p in (path, *path.parents) if p.exists())
         if there != path and not there.is_dir():
             raise UserError(f"--{option} {name} cannot be written: {there} is no folder")
@@ -41,8 +45,8 @@ def check_writable(option: str, name: str) -> None:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         if not os.access(there, os.W_OK):
             raise UserError(f"--{option} {name} cannot be written: {there} may not be changed; name another place")
-        if there.is_dir():  # what may be changed by its mode may still take no file
-            tempfile.TemporaryFile(dir=there).close()
+        # what may be changed by its mode may still take no file, which is written inside or beside
+        tempfile.TemporaryFile(dir=there if there.is_dir() else there.parent).close()
     except OSError as error:
         raise UserError(f"--{option} {name} cannot be written: {error.strerror}; name another place") from error
 

@@ -242,8 +242,8 @@ def _varying(groups: Sequence[pd.DataFrame], keys: Sequence[str] | None) -> list
 def _composed(run: Any) -> dict[str, Any]:
     """Return the recipe of a run as it was composed: references to other keys stay, since these are named themselves."""
     begun = {"warm_start": run["warm_start"]} if isinstance(run.get("warm_start"), str) else {}
-    folder = RunFolder.open(Path(run["path"]))
-    return begun | recipe.values(folder.config(), follow=False) | folder.computed
+    computed = {key: run[key] for key in ("trainer.precision",) if isinstance(run.get(key), str)}
+    return begun | recipe.values(RunFolder(Path(run["path"]), {}).config(), follow=False) | computed
 
 
 def _correct(run: Any) -> tuple[Any, Any] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ _ROOM = 64 << 20  # bytes, for what is made beside the weights
 _MAKERS = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.arange, torch.linspace, torch.eye)  # fmt: skip
 
 
+_COPIERS = (torch.Tensor.clone, torch.clone, torch.empty_like, torch.zeros_like, torch.ones_like, torch.rand_like, torch.randn_like)  # fmt: skip
+
+
 class TooLarge(UserError):
     """What a config describes is larger than it may be."""
 
@@ -28,17 +31,21 @@ class TooLarge(UserError):
 class _Counted(TorchFunctionMode):
     """Before a tensor is made, whatever device it is to lie on, it is asked how large it would be."""
 
-    def __init__(self, most: int):
+    def __init__(self, most: int, copied: Callable[[], None]):
         super().__init__()
         self.left = self.most = most
+        self.copied = copied
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if function in _MAKERS:
             asked = {key: value for key, value in kwargs.items() if key != "generator"}
             self.left -= function(*args, **asked | {"device": "meta"}).nbytes
-            if self.left < 0:
-                raise TooLarge(f"more than {self.most:,} bytes")
+        elif function in _COPIERS:
+            self.left -= args[0].nbytes
+            self.copied()
+        if self.left < 0:
+            raise TooLarge(f"more than {self.most:,} bytes")
         return function(*args, **kwargs)
 
 
@@ -56,7 +63,7 @@ def bounded(most: int) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for register in (register_module_module_registration_hook, register_module_parameter_registration_hook):
             stack.callback(register(counted).remove)
-        stack.enter_context(_Counted(most))
+        stack.enter_context(_Counted(most, counted))
         yield
 
 

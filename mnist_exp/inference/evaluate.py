@@ -191,7 +191,8 @@ def _splits(member: Member, root: str | None) -> Splits:
 
 def _refuse_other_sizes(dataset: CustomData, saved: dict[str, Any]) -> None:
     for part in (dataset.train, dataset.val, dataset.test):  # torchvision's FakeData makes as many as it is told to
-        large = math.prod(getattr(part, "image_size", ())) > MOST_PIXELS
+        pixels = math.prod(getattr(part, "image_size", ()))
+        large = pixels > MOST_PIXELS or (part is not None and pixels * len(part) > _MOST * 28 * 28)
         if part is not None and (large or len(part) > _MOST):
             raise UserError(
                 f"{type(part).__name__} has more than {_MOST:,} images, or pixels in one than {MOST_PIXELS:,}"

@@ -51,9 +51,9 @@ class Evaluator:
         order = torch.randperm(len(grid), generator=torch.Generator().manual_seed(tta_seed))
         self.shifts: Sequence[tuple[int, int]] = [tuple(pair) for pair in grid[order[:tta_runs]].tolist()]
 
-    def images(self, split: Split | LoaderSplit) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images as the model takes them, labels) of ``split``, in order, without random transforms."""
-        for images, labels in split.batches(self.batch_size):
+    def images(self, split: Split | LoaderSplit, seed: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (images as the model takes them, labels) of ``split``, in order or permuted by ``seed``, else untouched."""
+        for images, labels in split.batches(self.batch_size, seed):
             yield (images if split.own_transforms else self.normalize(images)), labels
 
     @torch.inference_mode()
@@ -94,7 +94,7 @@ class Evaluator:
         for norm in norms:
             norm.reset_running_stats()
         model.train()
-        for images, _ in self.images(split):
+        for images, _ in self.images(split, 0):  # data may be sorted by class, and ghosts are to be of all
             seen += len(images)
             for norm in norms:
                 norm.momentum = len(images) / seen

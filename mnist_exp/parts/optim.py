@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import torch
@@ -13,8 +11,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mnist_exp.checked import Count, check_arguments, checked
-
-_FUSED = ("cpu", "cuda", "mps")  # devices
 
 
 @checked
@@ -37,8 +33,7 @@ class Lookahead(Optimizer):
         **options: Any,
     ):
         check_arguments(getattr(base, "func", base), options)
-        params = list(params)
-        self.base = in_one_kernel(base, params)(params, **options)
+        self.base = base(params, **options)
         self.k = k
         self.alpha = alpha
         self.counter = 0  # steps since the last synchronisation
@@ -91,14 +86,3 @@ class Lookahead(Optimizer):
         self.slow = slow
         self.counter = state_dict["counter"]
         self._share()
-
-
-def in_one_kernel(make: Callable[..., Optimizer], params: Iterable[Any]) -> Callable[..., Optimizer]:
-    """Return ``make``, that takes a step in one kernel if torch has one for it and ``params``, and nothing else was said.
-
-    On a CPU a step of AdamW then takes a third of the time, and on a GPU no step waits for it.
-    """
-    said = {"fused", "foreach", "differentiable", "capturable"} & getattr(make, "keywords", {}).keys()
-    able = "fused" in inspect.signature(getattr(make, "func", make)).parameters and not said
-    fits = all(isinstance(p, Tensor) and p.is_floating_point() and p.device.type in _FUSED for p in params)
-    return functools.partial(make, fused=True) if able and fits else make

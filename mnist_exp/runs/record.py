@@ -22,7 +22,7 @@ from mnist_exp.runs.folder import RunFolder, run_lock
 
 log = logging.getLogger(__name__)
 PACKAGES = ("mnist_exp", "torch", "torchvision", "hydra-core", "omegaconf", "optuna", "numpy")
-_HOW = ("device", "device_name", "precision", "memory_format", "ghosts")  # it may go on in another way
+_HOW = ("device", "device_name", "precision", "memory_format")  # it may go on in another way
 _TOLD = 50_000  # letters of an error or a traceback that are kept
 
 

@@ -24,7 +24,6 @@ from mnist_exp.errors import UserError, require
 from mnist_exp.parts.augment import Augment
 from mnist_exp.parts.evaluate import Evaluator
 from mnist_exp.parts.models import GHOSTS, GhostBatchNorm2d
-from mnist_exp.parts.optim import in_one_kernel
 from mnist_exp.parts.schedule import Schedule
 from mnist_exp.parts.trainer import Trainer
 
@@ -152,7 +151,7 @@ def _optimizer(config: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
     with standing_at("optimizer"):
         check_arguments(getattr(make, "func", make), getattr(make, "keywords", {}))  # torch's own check little
         try:
-            optimizer: torch.optim.Optimizer = in_one_kernel(make, model.parameters())(model.parameters())
+            optimizer: torch.optim.Optimizer = make(model.parameters())
         except (TypeError, ValueError, AttributeError) as error:
             unknown = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
             hint = f". {unknown[1]} does not take it: type ~optimizer.{unknown[2]}" if unknown else ""

@@ -86,6 +86,7 @@ class State:
         self.base_lr = saved["base_lr"]
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
+        _lay_out(self.optimizer)
         if saved["scaler"]:  # that of another precision is empty
             self.scaler.load_state_dict(saved["scaler"])
         if self.average is not None:
@@ -149,7 +150,7 @@ class State:
         try:
             self.optimizer.load_state_dict(copy.deepcopy(saved))
             for group, found in zip(groups, self.optimizer.param_groups, strict=True):
-                for key in group.keys() & found.keys() - {"params", "lr", "fused", "foreach"}:  # how, and not what
+                for key in group.keys() & found.keys() - {"params", "lr"}:
                     if group[key] != found[key]:
                         return f"was trained with an optimizer whose {key} is {str(found[key])[:40]}, not {group[key]}"
             for parameter in parameters:
@@ -164,6 +165,14 @@ class State:
                 for parameter, weight in zip(parameters, weights, strict=True):
                     parameter.copy_(weight)
         return None
+
+
+def _lay_out(optimizer: torch.optim.Optimizer) -> None:
+    """Bring what ``optimizer`` keeps beside each weight into the weight's memory format: fused kernels rely on that."""
+    for weight, kept in optimizer.state.items():
+        for key, value in kept.items():
+            if isinstance(value, torch.Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
+                kept[key] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
 def stream_seed(seed: int, epoch: int, stream: int, rule: int = STREAMS) -> int:

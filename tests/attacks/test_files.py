@@ -652,6 +652,13 @@ def test_standard_output_gets_the_file_alone(shell, run, kind):
     assert not Path("-").exists()
 
 
+def test_a_pipe_by_its_number_gets_the_file(run):
+    words = [sys.executable, "-m", "mnist_exp", "compare", "--csv", "/dev/stdout"]
+    done = subprocess.run(words, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert KINDS["csv"][1] in done.stdout
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [

@@ -290,6 +290,16 @@ def test_a_run_is_refused_in_one_line(work, case):
     assert content(work) == before
 
 
+def test_layers_that_are_copied_count_too(theirs, tmp_path, monkeypatch):
+    shutil.copytree(theirs / "run", tmp_path / "run")
+    monkeypatch.setattr(bounded, "PARTS", 1000)
+    layer = {"_target_": "torch.nn.TransformerEncoderLayer", "d_model": 2, "nhead": 1, "dim_feedforward": 2}
+    described = {"_target_": "torch.nn.TransformerEncoder", "encoder_layer": layer, "num_layers": 1_000_000}
+    config(model=described)(tmp_path / "run")
+    with pytest.raises(UserError, match=r"says a network of more than 1,000 layers and weights"):
+        load_model(tmp_path / "run")
+
+
 def test_a_network_of_more_layers_than_any_is_not_built(theirs, tmp_path, monkeypatch):
     shutil.copytree(theirs / "run", tmp_path / "run")
     monkeypatch.setattr(bounded, "PARTS", 1000)  # else it takes seconds

@@ -9,7 +9,7 @@ from mnist_exp.data.splits import Split
 from mnist_exp.errors import UserError
 from mnist_exp.parts.augment import Normalize
 from mnist_exp.parts.evaluate import Evaluator, accuracy, nll
-from mnist_exp.parts.models import SmallCNN
+from mnist_exp.parts.models import GhostBatchNorm2d, SmallCNN
 from mnist_exp.parts.trainer import resolve_device, resolve_precision
 
 PLAIN = torch.autocast("cpu", torch.bfloat16, enabled=False)
@@ -50,7 +50,8 @@ def test_bn_statistics_are_those_of_the_untransformed_images(split, batch_size):
     images = (split.images.float() / 255 - 0.1307)[:, None] / 0.3081
     conv = model.features[0]
     assert isinstance(conv, nn.Conv2d)
-    outputs = [conv(batch) for batch in images.split(batch_size)]
+    order = torch.randperm(90, generator=torch.Generator().manual_seed(0))
+    outputs = [conv(batch) for batch in images[order].split(batch_size)]
     torch.testing.assert_close(first.running_mean, conv(images).mean((0, 2, 3)))
     variances = torch.stack([o.var((0, 2, 3)) * len(o) / 90 for o in outputs]).sum(0)
     torch.testing.assert_close(first.running_var, variances)
@@ -65,6 +66,14 @@ def test_auto_precision_is_what_the_device_has(monkeypatch, capability, expected
     assert resolve_precision("auto", torch.device("cuda", 0)) == expected
     assert resolve_precision("auto", torch.device("cpu")) == "fp32"
     assert resolve_precision("bf16", torch.device("cpu")) == "bf16"
+
+
+def test_ghosts_of_sorted_images_are_of_all_classes():
+    """Two classes, one after the other: what tells them apart is not lost in the ghosts' own means."""
+    images = torch.cat([torch.full((256, 28, 28), grey, dtype=torch.uint8) for grey in (0, 255)])
+    norm = GhostBatchNorm2d(1, 32)
+    Evaluator(Normalize(0.0, 1.0)).recompute_bn(norm, Split(images, torch.zeros(512, dtype=torch.int64)), PLAIN)
+    assert float(norm.running_var) == pytest.approx(0.25, abs=0.02)
 
 
 def test_auto_device_is_a_gpu_if_there_is_one(monkeypatch):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mnist_exp.errors import UserError
-from mnist_exp.parts.optim import Lookahead, in_one_kernel
+from mnist_exp.parts.optim import Lookahead
 
 
 def problem(seed: int = 0) -> tuple[nn.Linear, torch.Tensor]:
@@ -104,26 +104,3 @@ def test_impossible_values_name_the_parameter():
         Lookahead([nn.Parameter(torch.ones(1))], torch.optim.SGD, k=0, lr=0.1)
     with pytest.raises(UserError, match=r"alpha"):
         Lookahead([nn.Parameter(torch.ones(1))], torch.optim.SGD, alpha=1.5, lr=0.1)
-
-
-@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD])
-def test_one_kernel_takes_the_same_steps(kind):
-    weights = [[torch.ones(3, 2, requires_grad=True)] for _ in range(2)]
-    makers = partial(kind, lr=0.1), partial(kind, lr=0.1, foreach=False)
-    ours, plain = (in_one_kernel(make, params)(params) for make, params in zip(makers, weights, strict=True))
-    assert ours.param_groups[0]["fused"]
-    assert not plain.param_groups[0]["fused"], "something else was said"
-    for optimizer, (parameter,) in zip((ours, plain), weights, strict=True):
-        for step in range(1, 4):
-            parameter.grad = step * parameter.detach().cos()
-            optimizer.step()
-    torch.testing.assert_close(weights[0][0], weights[1][0])
-
-
-def test_one_kernel_is_asked_of_those_that_have_it():
-    params = [torch.ones(2, requires_grad=True)]
-    assert not in_one_kernel(torch.optim.RMSprop, params)(params).param_groups[0].get("fused")
-    whole = [torch.ones(2, dtype=torch.complex64, requires_grad=True)]
-    assert not in_one_kernel(torch.optim.SGD, whole)(whole).param_groups[0]["fused"]
-    lookahead = Lookahead(iter(params), partial(torch.optim.SGD, lr=0.1))
-    assert lookahead.base.param_groups[0]["fused"]

@@ -214,6 +214,19 @@ def test_a_data_set_of_ones_own_goes_through_a_loader(command, place):
     assert command("data=custom", "data.root=nowhere").status == 2
 
 
+def test_a_run_goes_on_in_another_memory_format(command, place, monkeypatch):
+    """With a kernel that goes through memory as it lies, whatever the strides say."""
+    monkeypatch.setenv("MNIST_EXP_ALLOW", "stopper.*")
+    train = [*SMALL, "optimizer=adamw", "+optimizer.fused=true", "+logger.stop._target_=stopper.Logger"]
+    assert command(*train, "trainer.memory_format=contiguous", "hydra.run.dir=whole").status == 0
+    with monkeypatch.context() as patch:
+        patch.setenv("STOP_IN_EPOCH", "1")
+        assert command(*train, "hydra.run.dir=cut").status == 9
+    assert command("train", "resume=cut", "trainer.memory_format=contiguous").status == 0
+    losses = [info(place / run)["metrics"]["val_loss"] for run in ("whole", "cut")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
 @pytest.mark.parametrize("asked", ["auto", "contiguous"])
 def test_weights_are_kept_in_the_memory_format(command, place, asked):
     assert command(*SMALL, f"trainer.memory_format={asked}", "hydra.run.dir=run").status == 0
