@@ -107,7 +107,6 @@ def read_grey(file: BinaryIO, name: object, least: int) -> Image:
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # what is too large is refused below
     try:
         with (
             warnings.catch_warnings(action="ignore"),  # of what is read all the same

@@ -108,7 +108,7 @@ def _parts(job: Job, begun: RunFolder | None, parent: Path | None) -> Components
 
 
 def _as_begun(config: DictConfig, begun: RunFolder) -> DictConfig:
-    """Return ``config``, with what its trainer chooses by itself as it was when the run began, by other bits of machine."""
+    """Return ``config``, with what its trainer would choose by this machine as it was when the run began."""
     if config.trainer.get("_target_") != f"{Trainer.__module__}.{Trainer.__name__}":
         return config
     usual = {"memory_format": begun.info.get("memory_format") or "contiguous"}  # an older version knew no other
