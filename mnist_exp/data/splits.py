@@ -40,8 +40,11 @@ class Split:
         if seed is not None:
             order = torch.randperm(len(self), generator=torch.Generator(device).manual_seed(seed), device=device)
         for start in range(skip * batch_size, len(self), batch_size):
-            pick = slice(start, start + batch_size) if order is None else order[start : start + batch_size]
-            yield self.images[pick].unsqueeze(1).float().div_(255), self.labels[pick]
+            images, labels = self.images[start : start + batch_size], self.labels[start : start + batch_size]
+            if order is not None:
+                pick = order[start : start + batch_size]
+                images, labels = self.images.index_select(0, pick), self.labels.index_select(0, pick)
+            yield images.unsqueeze(1).float().div_(255), labels
 
 
 @dataclass

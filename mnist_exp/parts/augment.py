@@ -54,9 +54,15 @@ class RandomCrop(nn.Module):
 
     def crop(self, images: Tensor, top: Tensor, left: Tensor) -> Tensor:
         """Cut each image out of its padded self at row ``top`` and column ``left`` (int64 [N], 0..2 * padding)."""
-        height, width = images.shape[2:]
-        windows = F.pad(images, [self.padding] * 4).unfold(2, height, 1).unfold(3, width, 1)  # a view of all there are
-        return windows[torch.arange(len(images), device=images.device), :, top, left]
+        n, channels, height, width = images.shape
+        padded = F.pad(images, [self.padding] * 4)
+        rows, columns = padded.shape[2:]
+        starts = padded.flatten().unfold(
+            0, width, 1
+        )  # a view: all stretches of a row's width; whole rows are copied fast
+        plane = torch.arange(n * channels, device=images.device).view(n, channels, 1) * (rows * columns)
+        row = top[:, None, None] + torch.arange(height, device=images.device)
+        return starts.index_select(0, (plane + row * columns + left[:, None, None]).flatten()).view(images.shape)
 
 
 @checked
@@ -81,13 +87,10 @@ class RandomRotation(nn.Module):
     def rotate(self, images: Tensor, degrees: Tensor) -> Tensor:
         """Rotate each square image counter-clockwise by its angle (float [N], degrees)."""
         side = images.shape[-1]
-        angle = torch.deg2rad(degrees)[:, None, None]
-        cos, sin = angle.cos(), angle.sin()
         x = (torch.arange(side, device=images.device) * 2 + 1) / side - 1  # centres of pixels, in -1..1
-        y = x[:, None]
-        grid = images.new_empty(len(images), side, side, 2)  # F.affine_grid's, in an eighth of the time
-        torch.sub(cos * x, sin * y, out=grid[..., 0])
-        torch.add(sin * x, cos * y, out=grid[..., 1])
+        plane = torch.complex(x.expand(side, side), x[:, None].expand(side, side))
+        turn = torch.polar(torch.ones_like(degrees), torch.deg2rad(degrees))[:, None, None]
+        grid = torch.view_as_real(turn * plane)  # F.affine_grid's, in a fraction of its time
         return F.grid_sample(images, grid, mode=self.interpolation, padding_mode="zeros", align_corners=False)
 
 
@@ -124,6 +127,8 @@ class RandomErasing(nn.Module):
         self.ratio = ratio
 
     def forward(self, images: Tensor, generator: Generator) -> Tensor:
+        if self.p == 0:
+            return images
         n, _, height, width = images.shape
         tries = n * self.TRIES
         area = _uniform(tries, self.scale[0], self.scale[1], images, generator) * (height * width)
@@ -139,9 +144,10 @@ class RandomErasing(nn.Module):
         chosen = (place[2] < self.p) & fits.any(1, keepdim=True)
         y = torch.arange(height, device=images.device)
         x = torch.arange(width, device=images.device)
-        rows = (y >= top) & (y < top + h) & chosen
-        columns = (x >= left) & (x < left + w)
-        return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0.0)
+        rows = ((y >= top) & (y < top + h) & chosen).to(images.dtype)
+        columns = ((x >= left) & (x < left + w)).to(images.dtype)
+        hole = (rows[:, :, None] * columns[:, None, :])[:, None]
+        return torch.addcmul(images, images, hole, value=-1)  # a third of masked_fill's time
 
 
 class Mixed(NamedTuple):

@@ -69,8 +69,9 @@ class Evaluator:
         probs, targets = [], []
         for images, labels in self.images(split):
             with autocast:
-                outputs = [model(images.roll(shift, (2, 3))) for shift in shifts]
-            probs.append(torch.stack([F.softmax(o.float(), 1) for o in outputs]).mean(0))
+                # at once: a compiled model may write its next outputs to the same place
+                found = [F.softmax(model(images.roll(shift, (2, 3))).float(), 1) for shift in shifts]
+            probs.append(torch.stack(found).mean(0))
             targets.append(labels)
         return torch.cat(probs).cpu(), torch.cat(targets).cpu()
 

@@ -36,7 +36,7 @@ class Lookahead(Optimizer):
         self.base = base(params, **options)
         self.k = k
         self.alpha = alpha
-        self.counter = 0  # steps since the last synchronisation
+        self.counter: int | Tensor = 0  # steps since the last synchronisation
         self.slow: list[Tensor] | None = None
         super().__init__(self.base.param_groups, self.base.defaults)
         self._share()
@@ -54,6 +54,8 @@ class Lookahead(Optimizer):
         fast = self._fast()
         if self.slow is None:  # as late as this, so that weights loaded after construction count
             self.slow = [p.clone() for p in fast]
+        if getattr(self, "found_inf", None) is not None:
+            return self._scaled_step(fast, self.slow)
         loss = self.base.step(closure)
         self.counter += 1
         if self.counter == self.k:
@@ -61,6 +63,26 @@ class Lookahead(Optimizer):
             torch._foreach_lerp_(self.slow, fast, self.alpha)
             torch._foreach_copy_(fast, self.slow)
         return loss
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether GradScaler leaves scaling and skipping to ``step``: as it does to fused optimizers, never waiting."""
+        return getattr(self.base, "_step_supports_amp_scaling", False)
+
+    def _scaled_step(self, fast: list[Tensor], slow: list[Tensor]) -> None:
+        """Take a step that ``found_inf``, set by GradScaler, may forbid: only the device knows whether it was taken."""
+        skipped: Tensor = self.found_inf  # type: ignore[attr-defined]
+        self.base.grad_scale, self.base.found_inf = self.grad_scale, skipped  # type: ignore[attr-defined]
+        try:
+            self.base.step()
+        finally:
+            del self.base.grad_scale, self.base.found_inf  # type: ignore[attr-defined]
+        counter = self.counter + (skipped == 0).int()
+        due = (counter == self.k).int()
+        self.counter = counter * (1 - due)
+        for before, now in zip(slow, fast, strict=True):
+            before.lerp_(now, (due * self.alpha).to(now.dtype))
+            now.lerp_(before, due.to(now.dtype))
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         self.base.zero_grad(set_to_none)
@@ -76,7 +98,7 @@ class Lookahead(Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the base's state, the slow weights (None before the first step) and the counter."""
-        return {"base": self.base.state_dict(), "slow": self.slow, "counter": self.counter}
+        return {"base": self.base.state_dict(), "slow": self.slow, "counter": int(self.counter)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.base.load_state_dict(state_dict["base"])

@@ -30,8 +30,8 @@ class Trainer:
 
     ``device``: auto (a GPU if there is one), cpu, cuda, cuda:N or mps. ``precision``: auto is bf16 or fp16 on GPUs that
     have it, fp32 elsewhere; bf16 is also faster on CPUs with units for it (AVX512-BF16 or AMX). ``memory_format`` of weights and
-    activations: auto is channels_last, which convolutions compute in, but on mps. ``compile``: torch.compile the training
-    step's forward pass. ``threads`` of the CPU are set for this process: see ``threads_kept``.
+    activations: auto is channels_last, which convolutions compute in, but on mps. ``compile``: torch.compile the model
+    (auto: on a GPU, where the run is long enough to pay for it; on; off); see training.forward. ``threads`` of the CPU are set for this process: see ``threads_kept``.
     ``max_steps`` ends a run after that many steps. ``profile``: write a torch.profiler trace of the first 20 steps.
     Raises UserError for a device or precision that this machine does not have.
     """
@@ -41,7 +41,7 @@ class Trainer:
         device: str = "auto",
         precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
         memory_format: Literal["auto", "channels_last", "contiguous"] = "auto",
-        compile: bool = False,
+        compile: Literal["auto", "on", "off"] | bool = "auto",
         threads: Threads | None = None,
         max_steps: Count | None = None,
         profile: bool = False,
@@ -52,7 +52,7 @@ class Trainer:
         self.precision = resolve_precision(precision, self.device)
         usual = "contiguous" if self.device.type == "mps" else "channels_last"
         self.memory_format = usual if memory_format == "auto" else memory_format
-        self.compile = compile
+        self.compile = compile if isinstance(compile, str) else "on" if compile else "off"  # older configs: a bool
         self.max_steps = max_steps
         self.profile = profile
         if self.device.type == "cpu":

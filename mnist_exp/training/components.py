@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import logging
 import math
 import random
@@ -26,8 +27,10 @@ from mnist_exp.parts.evaluate import Evaluator
 from mnist_exp.parts.models import GHOSTS, GhostBatchNorm2d
 from mnist_exp.parts.schedule import Schedule
 from mnist_exp.parts.trainer import Trainer
+from mnist_exp.training.forward import Forward
 
 log = logging.getLogger(__name__)
+_FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)  # have such kernels for GPUs
 # what tells a component of a group from others
 _KINDS = {
     "data": ["load"],
@@ -52,6 +55,12 @@ class Components:
     trainer: Trainer
     evaluator: Evaluator
     loggers: list[Any]
+
+    @functools.cached_property
+    def forward(self) -> Forward:
+        """The model as it is called in training and scoring; a batch of either size may be compiled."""
+        sizes = {self.batch_size, self.evaluator.batch_size}
+        return Forward(self.model, self.trainer, sizes, self.steps * self.epochs)
 
     @property
     def steps(self) -> int:
@@ -99,7 +108,7 @@ def build_components(
         with standing_at("schedule"):
             schedule = schedule.restarted()
         config = OmegaConf.merge(config, {"optimizer": {"lr": schedule.resume_lr}})  # type: ignore[assignment]
-    optimizer = _optimizer(config, model)
+    optimizer = _optimizer(config, model, trainer.device)
     loggers = {} if config.logger is None else build(config, "logger")
     require(isinstance(loggers, dict), "logger", config.logger, "names, and a logger each")
     for name, logger in loggers.items():
@@ -145,13 +154,13 @@ def _part(config: DictConfig, group: str) -> Any:
     return part
 
 
-def _optimizer(config: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
+def _optimizer(config: DictConfig, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
     make = build(config, "optimizer")
     require(isinstance(make, functools.partial), "optimizer._partial_", config.optimizer.get("_partial_"), "true")
     with standing_at("optimizer"):
         check_arguments(getattr(make, "func", make), getattr(make, "keywords", {}))  # torch's own check little
         try:
-            optimizer: torch.optim.Optimizer = make(model.parameters())
+            optimizer: torch.optim.Optimizer = make(model.parameters(), **_kernels(make, device))
         except (TypeError, ValueError, AttributeError) as error:
             unknown = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
             hint = f". {unknown[1]} does not take it: type ~optimizer.{unknown[2]}" if unknown else ""
@@ -161,3 +170,16 @@ def _optimizer(config: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
         lr = optimizer.param_groups[0]["lr"]
         require(math.isfinite(lr), "lr", lr, "a finite number")
         return optimizer
+
+
+def _kernels(make: functools.partial[Any], device: torch.device) -> dict[str, bool]:
+    """Return what has an optimizer take a step in one kernel on a GPU, which does not wait for GradScaler either.
+
+    Not on a CPU, where torch's fused kernels do not look at sizes and memory formats.
+    """
+    base = make.keywords.get("base", make)  # under Lookahead
+    kind = getattr(base, "func", base)
+    typed = {**make.keywords, **getattr(base, "keywords", {})}.keys()
+    fused = inspect.isclass(kind) and issubclass(kind, _FUSED)
+    chosen = typed & {"fused", "foreach", "capturable", "differentiable"}
+    return {"fused": True} if device.type == "cuda" and fused and not chosen else {}

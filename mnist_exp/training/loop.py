@@ -22,7 +22,7 @@ from mnist_exp.runs.folder import RunFolder
 from mnist_exp.signals import Stop, stop_on_signal
 from mnist_exp.training.checkpoints import Checkpoints
 from mnist_exp.training.components import Components
-from mnist_exp.training.progress import RunProgress
+from mnist_exp.training.progress import Newest, RunProgress
 from mnist_exp.training.state import State
 
 log = logging.getLogger(__name__)
@@ -37,10 +37,10 @@ class Loop:
         self.state = state
         self.run = run
         self.checkpoints = checkpoints
-        self.forward = torch.compile(parts.model) if parts.trainer.compile else parts.model
         self.on_cpu = parts.trainer.device.type == "cpu"
         self.stop = Stop()
         self.saved, self.saved_steps = time.monotonic(), state.total_steps
+        self.newest = Newest()
         self.profiler: Any = None
 
     def fit(self, on_epoch: Callable[[dict[str, Any]], None] = lambda row: None) -> None:
@@ -95,7 +95,7 @@ class Loop:
         row: dict[str, Any] = {"epoch": state.epoch, "phase": parts.schedule.phase(state.epoch), "lr": lr}
         row |= {"train_loss": loss, "train_acc": train_acc, "val_loss": None, "val_acc": None}
         if parts.splits.val is not None:
-            probs, labels = parts.evaluator.probabilities(parts.model, parts.splits.val, parts.trainer.autocast())
+            probs, labels = parts.evaluator.probabilities(parts.forward, parts.splits.val, parts.trainer.autocast())
             row |= {"val_loss": nll(probs, labels), "val_acc": accuracy(probs, labels)}
         row["seconds"] = round(time.monotonic() - started, 3)
         row["images_per_s"] = round(max(images - first * parts.batch_size, 0) / max(trained, 1e-9), 1)
@@ -106,7 +106,7 @@ class Loop:
         state, parts = self.state, self.parts
         if state.step == 0:
             state.begin_epoch()
-        parts.model.train()
+        parts.forward.train()
         self.progress.start_epoch(state.epoch, state.step * parts.batch_size)
         looked, lr = 0.0, self._lr(max(state.step - 1, 0))
         for images, labels in parts.splits.train.batches(parts.batch_size, state.order_seed, skip=state.step):
@@ -114,11 +114,11 @@ class Loop:
             for group in parts.optimizer.param_groups:
                 group["lr"] = lr
             batch = self._augmented(images, labels)
-            train_step(self.forward, batch, parts.optimizer, state.scaler, parts.trainer.autocast(), state.sums)
+            train_step(parts.forward, batch, parts.optimizer, state.scaler, parts.trainer.autocast(), state.sums)
             state.step += 1
             state.total_steps += 1
             now = time.monotonic()
-            if self.on_cpu or now - looked > 1:  # reading a number makes a GPU wait, so there it is done once a second
+            if self.on_cpu or now - looked > 1:  # on a GPU, what it takes counts
                 looked = now
                 self._look(lr)
             if self.profiler is not None:
@@ -147,10 +147,14 @@ class Loop:
 
     def _look(self, lr: float) -> None:
         """Show how far the epoch is; raise RunFailed if its loss is not finite any more."""
-        loss = float(self.state.sums[0]) / self._seen()
+        arrived = self.newest.read(self.state.sums, self._seen())
+        if arrived is None:
+            return
+        (total, _), seen = arrived
+        loss = total / seen
         if not math.isfinite(loss):
             raise self._not_finite(lr)
-        self.progress.step(self._seen(), loss)
+        self.progress.step(seen, loss)
 
     def _keep(self, row: dict[str, Any]) -> bool:
         """Keep the weights if this epoch is one of the best by validation; return whether it is."""

@@ -59,9 +59,9 @@ def score(parts: Components, state: State, run: RunFolder, checkpoints: Checkpoi
     for rank, entry in enumerate(checkpoints.best or [{}]):
         if entry:
             parts.model.load_state_dict(_best_weights(checkpoints, entry["epoch"]))
-        add(f"member{rank}", parts.model)
+        add(f"member{rank}", parts.forward)
         if rank == 0:
-            add("tta", parts.model, parts.evaluator.shifts)
+            add("tta", parts.forward, parts.evaluator.shifts)
     if state.average is not None and any("swa" in row["phase"] for row in run.history()):
         average, last = state.average.module, run.history()[-1]["epoch"]
         parts.evaluator.recompute_bn(average, splits.train, parts.trainer.autocast())

@@ -85,7 +85,7 @@ class State:
         self.epoch, self.step, self.total_steps = saved["epoch"], saved["step"], saved["total_steps"]
         self.base_lr = saved["base_lr"]
         self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
+        self.optimizer.load_state_dict(self._own_kernels(saved["optimizer"]))
         _lay_out(self.optimizer)
         if saved["scaler"]:  # that of another precision is empty
             self.scaler.load_state_dict(saved["scaler"])
@@ -148,7 +148,7 @@ class State:
         before = copy.deepcopy(self.optimizer.state_dict())
         groups = [dict(group) for group in self.optimizer.param_groups]
         try:
-            self.optimizer.load_state_dict(copy.deepcopy(saved))
+            self.optimizer.load_state_dict(self._own_kernels(copy.deepcopy(saved)))
             for group, found in zip(groups, self.optimizer.param_groups, strict=True):
                 for key in group.keys() & found.keys() - {"params", "lr"}:
                     if group[key] != found[key]:
@@ -165,6 +165,14 @@ class State:
                 for parameter, weight in zip(parameters, weights, strict=True):
                     parameter.copy_(weight)
         return None
+
+    def _own_kernels(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """Return the ``saved`` state of an optimizer with the kernels of this one; those of another device may not run."""
+        inner, groups = saved.get("base", saved), self.optimizer.param_groups  # under Lookahead
+        kernels = [{key: group[key] for key in ("fused", "foreach") if key in group} for group in groups]
+        here = [old | own for old, own in zip(inner["param_groups"], kernels, strict=True)]
+        inner = inner | {"param_groups": here}
+        return saved | {"base": inner} if "base" in saved else inner
 
 
 def _lay_out(optimizer: torch.optim.Optimizer) -> None:
