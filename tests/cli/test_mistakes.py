@@ -34,7 +34,7 @@ from helpers import SMALL
         (["trainer.device=tpu"], ["trainer.device is tpu"]),
         (["trainer.device=cpu", "trainer.precision=fp16"], ["trainer.precision is fp16", "fp32"]),
         (["trainer.precision=fp8"], ["trainer.precision is fp8"]),
-        (["trainer.compile=maybe"], ["trainer.compile is 'maybe'", "auto, on or off"]),
+        (["trainer.compile=maybe"], ["trainer.compile is maybe", "auto, on or off"]),
         (["trainer.max_steps=0"], ["trainer.max_steps is 0"]),
         (["evaluate.tta_runs=0"], ["evaluate.tta_runs is 0"]),
         (["evaluate.tta_runs=26"], ["evaluate.tta_runs is 26", "between 1 and 25"]),

@@ -86,17 +86,23 @@ def test_closure_groups_and_learning_rate_reach_the_base():
     assert extra.detach().tolist() == pytest.approx([0.95, 0.95])  # one step of 0.1, then halfway back
 
 
-def test_a_step_that_the_scaler_skips_does_not_count():
+@pytest.mark.parametrize("fused", [None, True])
+def test_a_step_that_the_scaler_skips_does_not_count(fused):
     model, x = problem()
-    optimizer = Lookahead(model.parameters(), torch.optim.SGD, k=5, alpha=0.25, lr=0.1)
+    twin = copy.deepcopy(model)
+    options = {"k": 2, "alpha": 0.25, "lr": 0.1, "momentum": 0.9}
+    optimizer = Lookahead(model.parameters(), torch.optim.SGD, fused=fused, **options)
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
-    for factor, counted in ((1.0, 1), (float("inf"), 1), (1.0, 2)):
+    for factor, counted in ((1.0, 1), (float("inf"), 1), (1.0, 0), (float("nan"), 0), (1.0, 1), (1.0, 0)):
         optimizer.zero_grad()
         scaler.scale((model(x) * factor).square().mean()).backward()
         scaler.step(optimizer)
         scaler.update()
-        assert optimizer.counter == counted
-    assert all(p.isfinite().all() for p in model.parameters())
+        assert optimizer.state_dict()["counter"] == counted
+    # as those steps that were taken, without any scaler
+    steps(twin, Lookahead(twin.parameters(), torch.optim.SGD, **options), x, 4)
+    for ours, plain in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours, plain)
 
 
 def test_impossible_values_name_the_parameter():

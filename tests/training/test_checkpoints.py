@@ -182,7 +182,7 @@ CHANGES: dict[str, tuple[Callable[[dict], None], str]] = {
     "momentum of words": (in_optimizer("momentum_buffer", "x"), "cannot be gone on from"),
     "another recipe": (in_group("weight_decay", 0.5), "whose weight_decay is 0.5, not 1.8e-05"),
     "slow weights of another number": (lambda saved: saved["optimizer"]["slow"].pop(), "cannot be gone on from"),
-    "no optimizer at all": (having(optimizer={}), "cannot be gone on from: 'base'"),
+    "no optimizer at all": (having(optimizer={}), "cannot be gone on from: 'param_groups'"),
     "random numbers of another size": (
         lambda saved: saved["rng"].update(host=torch.zeros(9, dtype=torch.uint8)),
         "cannot be gone on from",
@@ -219,6 +219,14 @@ def test_a_state_that_is_wrong_falls_back_to_the_one_before(stand, caplog, name)
     assert words in told
     assert told.endswith("going on from previous.pth (epoch 2)")
     assert len(told) < 700
+
+
+def test_a_state_of_another_device_goes_on_with_the_kernels_of_this_one(stand, caplog):
+    in_group("fused", True)(stand.saved)  # as on a GPU
+    torch.save(stand.saved, stand.last)
+    saved, _ = stand.go_on()
+    assert (saved["epoch"], saved["step"]) == (2, 2)
+    assert not stand.parts.optimizer.param_groups[0]["fused"]
 
 
 def compressed(content: bytes) -> bytes:

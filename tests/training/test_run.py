@@ -238,14 +238,6 @@ def test_weights_are_kept_in_the_memory_format(command, place, asked):
     assert load_model("run").members[0].trainer.memory_format == expected
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_training_on_a_gpu(command, place, precision):
-    assert command(*SMALL, "trainer.device=cuda", f"trainer.precision={precision}").status == 0
-    assert info(only_run(place))["precision"] == precision
-
-
 @pytest.mark.full_data
 @pytest.mark.timeout(900)
 def test_the_fast_preset_reaches_99_percent(command, place, monkeypatch):
