@@ -1,7 +1,8 @@
 """How much of the bare model's speed does the whole training loop keep?
 
-Both in one process, in turn: the loop as ``train`` runs it (permutation, augmentation, mixing, schedule, progress), and
-the bare step (forward, backward, the same optimizer) on one resident batch. Prints images/s of each round, medians and the ratio.
+Both in one process, in turn: the loop as ``train`` runs it (permutation, augmentation, mixing, schedule, progress,
+history, checkpoints), and the bare step (forward, backward, the same optimizer) on one resident batch. Prints images/s of
+each round, medians and the ratio.
 
     python scripts/bench_train.py [--rounds 5] [--steps 12] [KEY=VALUE ...]
 """
@@ -10,7 +11,9 @@ import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -24,17 +27,20 @@ from mnist_exp.training.loop import Loop
 from mnist_exp.training.state import State
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=12, help="of a round; the loop's are one epoch")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
-    options = parser.parse_args()
+class Pair(NamedTuple):
+    """Images/s of the loop and of the bare step, one after the other."""
+
+    loop: float
+    bare: float
+
+
+def measure(overrides: Sequence[str], rounds: int, steps: int) -> list[Pair]:
+    """Return a pair for each of ``rounds``, whose epochs have so many ``steps``; the first warms up."""
     fixed = ["data=sample", "data.batch_size=256", "schedule=cosine", "schedule.extra_epochs=0"]
-    config = compose(*fixed, *options.overrides, f"schedule.initial_epochs={options.rounds}")
+    config = compose(*fixed, *overrides, f"schedule.initial_epochs={rounds}", "schedule.swa_start=null")
     parts = build_components(config)
     trainer, batch, device = parts.trainer, config.data.batch_size, parts.trainer.device
-    n = options.steps * batch
+    n = steps * batch
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (n, 28, 28), dtype=torch.uint8, generator=generator)
     labels = torch.randint(0, 10, (n,), generator=generator)
@@ -43,41 +49,64 @@ def main() -> None:
 
     bare = build_components(config)
     resident, targets = torch.randn(batch, 1, 28, 28, device=device), train.labels[:batch]
-    optimizer = bare.optimizer
+    optimizer, forward = bare.optimizer, bare.forward
     scaler = torch.amp.GradScaler(device.type, enabled=trainer.precision == "fp16")
-    bare.model.train()
+    forward.train()
 
     def synchronise() -> None:
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    def bare_steps(steps: int) -> float:
+    def bare_steps() -> float:
         synchronise()
         started = time.perf_counter()
         for _ in range(steps):
             with trainer.autocast():
-                loss = F.cross_entropy(bare.model(resident), targets)
+                loss = F.cross_entropy(forward(resident), targets)
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss).backward()
             scaler.step(optimizer)
             scaler.update()
         synchronise()
-        return steps * batch / (time.perf_counter() - started)
+        return n / (time.perf_counter() - started)
 
-    bare_steps(4)
-    results: list[tuple[float, float]] = []
-
-    def on_epoch(row: dict[str, float]) -> None:
-        results.append((row["images_per_s"], bare_steps(options.steps)))
-        print(f"round {len(results)}: loop {results[-1][0]:8.1f}  bare {results[-1][1]:8.1f} images/s", flush=True)
-
+    bare_steps()
+    pairs: list[Pair] = []
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder.create(Path(folder), {"status": "running", "prefix": "bench"}, {})
-        Loop(parts, State(parts, 0), run, Checkpoints(run, 3, parts.model.state_dict())).fit(on_epoch)
-    counted = results[1:] or results  # the first round warms up
-    loop, step = (statistics.median(column) for column in zip(*counted, strict=True))
-    share = statistics.median(a / b for a, b in counted)
-    print(f"median: loop {loop:.1f}, bare {step:.1f} images/s; the loop keeps {100 * share:.1f} % (median of pairs)")
+        loop = Loop(parts, State(parts, 0), run, Checkpoints(run, 3, parts.model.state_dict()))
+        started = time.perf_counter()
+
+        def on_epoch(row: dict[str, Any]) -> None:
+            nonlocal started
+            pairs.append(Pair(n / (time.perf_counter() - started), bare_steps()))
+            started = time.perf_counter()
+
+        loop.fit(on_epoch)
+    return pairs
+
+
+def medians(pairs: Sequence[Pair]) -> dict[str, float]:
+    """Return the medians of loop and bare step in images/s, and of the share that the loop keeps, the first left out."""
+    counted = pairs[1:] or pairs
+    loop, bare = (statistics.median(column) for column in zip(*counted, strict=True))
+    return {"loop": loop, "bare": bare, "share": statistics.median(pair.loop / pair.bare for pair in counted)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=12, help="of a round; the loop's are one epoch")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    options = parser.parse_intermixed_args()
+    pairs = measure(options.overrides, options.rounds, options.steps)
+    for number, pair in enumerate(pairs, 1):
+        print(f"round {number}: loop {pair.loop:8.1f}  bare {pair.bare:8.1f} images/s")
+    found = medians(pairs)
+    share = f"{100 * found['share']:.1f} %"
+    print(
+        f"median: loop {found['loop']:.1f}, bare {found['bare']:.1f} images/s; the loop keeps {share} (median of pairs)"
+    )
 
 
 if __name__ == "__main__":
