@@ -1,0 +1,54 @@
+"""Keras' simple MNIST convnet, with the backend that is installed: JAX before TensorFlow before torch."""
+
+import importlib
+import os
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from peers.competitors import digits
+
+BACKENDS = {"jax": "jax", "tensorflow": "tensorflow", "torch": "torch"}  # of one's name, the package
+
+
+def backend() -> str | None:
+    """Return the backend to take, None where Keras is not installed."""
+    if find_spec("keras") is None:
+        return None
+    return next((name for name, package in BACKENDS.items() if find_spec(package) is not None), None)
+
+
+def train(folder: Path, seed: int, epochs: int) -> dict[str, Any]:
+    """Return what ``run.train`` does. All 60,000 images are trained on; what it compiles is within the first epoch."""
+    threads = os.environ.get("OMP_NUM_THREADS")
+    if threads is not None and sys.platform == "linux":  # which JAX does not ask for
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(threads)])
+    name = backend()
+    assert name is not None
+    os.environ["KERAS_BACKEND"] = name
+    keras = importlib.import_module("keras")
+    keras.utils.set_random_seed(seed)
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            *(keras.Input((28, 28, 1)), layers.Conv2D(32, 3, activation="relu"), layers.MaxPooling2D(2)),
+            *(layers.Conv2D(64, 3, activation="relu"), layers.MaxPooling2D(2), layers.Flatten()),
+            *(layers.Dropout(0.5), layers.Dense(10, activation="softmax")),
+        ]
+    )
+    model.compile(loss="sparse_categorical_crossentropy", optimizer="adam", metrics=["accuracy"])
+    (images, labels), test = ((part.data[..., None].numpy() / 255, part.targets.numpy()) for part in _parts(folder))
+    seconds, rows = 0.0, []
+    for epoch in range(1, epochs + 1):
+        started = time.perf_counter()
+        model.fit(images.astype("float32"), labels, batch_size=128, epochs=1, verbose=0)
+        seconds += time.perf_counter() - started
+        scores = model.evaluate(*test, batch_size=1000, verbose=0, return_dict=True)
+        rows.append({"epoch": epoch, "seconds": seconds, "test_acc": 100 * scores["accuracy"]})
+    return {"precision": "fp32", "images": epochs * len(labels), "seconds": seconds, "epochs": rows, "backend": name}
+
+
+def _parts(folder: Path) -> list[Any]:
+    return [digits(folder, True), digits(folder, False)]
