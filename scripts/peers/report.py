@@ -49,7 +49,7 @@ def ratios(found: Row, name: str, reference: str, value: Callable[[Row], float])
     return [value(row) / others[row["round"]] for row in of(found, name) if row["round"] in others]
 
 
-def spread(values: list[float], form: str = ".2f") -> str:
+def spread(values: list[float], form: str = ".3g") -> str:
     """Return the median and, in brackets, the least and the most."""
     if not values:
         return "-"
@@ -98,10 +98,14 @@ def table(found: Row) -> str:
     return "\n".join([text, *told, _machine(found)])
 
 
+def threads(found: Row) -> str:
+    number = found["matmul"][0]["threads"]
+    return f"{number} thread{'s' if number > 1 else ''}"
+
+
 def _machine(found: Row) -> str:
     rates = {kind: [measured[kind] / 1e9 for measured in found["matmul"]] for kind in ("fp32", "bf16")}
-    threads = found["matmul"][0]["threads"]
     rounds = len({row["round"] for row in found["runs"]})
-    return f"{found['machine']['cpu']}, {threads} threads, {rounds} rounds; matrix products: " + ", ".join(
+    return f"{found['machine']['cpu']}, {threads(found)}, rounds: {rounds}; matrix products: " + ", ".join(
         f"{kind} {spread(values, ',.0f')} GFLOP/s" for kind, values in rates.items()
     )
