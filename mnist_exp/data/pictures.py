@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import json
 import logging
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from mnist_exp.data.formats import Contents, md5
+from mnist_exp.data.formats import Contents
 from mnist_exp.errors import UserError
 from mnist_exp.reading import open_regular
 
@@ -62,9 +63,11 @@ def read_tree(root: Path) -> tuple[Contents, list[str]]:
         log.info("Reading %s pictures of %d classes below %s ...", f"{len(pairs):,}", len(paths), root)
         images.append(_stack([path for path, _ in pairs]))
         labels.append(np.array([label for _, label in pairs], np.int64))
-    content = [part.tobytes() for pair in zip(images, labels, strict=True) for part in pair]
-    digest = md5(b"".join([*content, json.dumps([classes, [len(part) for part in labels]]).encode()]))
-    return Contents(images, labels, digest), classes
+    digest = hashlib.md5(usedforsecurity=False)
+    for part in (part for pair in zip(images, labels, strict=True) for part in pair):
+        digest.update(part.data)  # as it lies there, since a copy may be a gigabyte
+    digest.update(json.dumps([classes, [len(part) for part in labels]]).encode())
+    return Contents(images, labels, digest.hexdigest()), classes
 
 
 def read_picture(path: Path) -> np.ndarray:
@@ -265,7 +268,9 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _stack(paths: Sequence[Path]) -> np.ndarray:
     """Return the pictures as uint8 [N, 28, 28]; say so if some show nothing."""
-    images = np.stack([read_picture(path) for path in paths])
+    images = np.empty((len(paths), SIDE, SIDE), np.uint8)
+    for n, path in enumerate(paths):
+        images[n] = read_picture(path)
     blank = np.flatnonzero(images.min((1, 2)) == images.max((1, 2)))
     if len(blank):
         log.warning("%d pictures are of one grey all over, such as %s", len(blank), paths[blank[0]])

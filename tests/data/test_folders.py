@@ -1,9 +1,11 @@
 """Pictures in folders become a data set like the built-in ones; class names are kept."""
 
+import hashlib
 import json
 import os
 import re
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from helpers import assert_same_result, info, lay
 from PIL import Image
 
-from mnist_exp.data.pictures import read_picture
+from mnist_exp.data.pictures import read_picture, read_tree
 from mnist_exp.data.sets import Data, ImageFolder
 from mnist_exp.errors import UserError
 from mnist_exp.runs.pictures import confusion
@@ -268,6 +270,22 @@ def test_dark_ink_is_told_of_and_can_be_inverted(place, caplog):
     assert "invert" not in caplog.text
     assert (inverted.train.images == 255 - as_is.train.images).all()
     assert inverted.md5 == as_is.md5, "the data are the same, the recipe is not"
+
+
+def test_pictures_are_read_in_little_more_memory_than_they_take(place):
+    lay(place / "mine", ["a", "b"], 1)
+    for name in ("a", "b"):
+        for copy in range(1, 700):
+            os.link(f"mine/{name}/0.png", f"mine/{name}/{copy}.png")
+    read_picture(place / "mine" / "a" / "0.png")  # what is imported for it counts not
+    tracemalloc.start()
+    contents, classes = read_tree(place / "mine")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    (images,), (labels,) = contents.images, contents.labels
+    assert most < 2 * images.nbytes
+    told = json.dumps([classes, [1400]]).encode()
+    assert contents.md5 == hashlib.md5(images.tobytes() + labels.tobytes() + told).hexdigest()
 
 
 def test_the_md5_is_of_pictures_labels_and_names(place):
