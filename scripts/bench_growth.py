@@ -133,15 +133,19 @@ def picture(rows: list[dict[str, Any]]) -> bytes:
                 points = medians(rows, question, key)
                 told = f"{VALUES[key]}, exponent {exponents(points)[0]:.2f}" if len(points) > 1 else VALUES[key]
                 axes.plot(list(points), list(points.values()), marker="o", color=colours[key], label=told)
-            _slope(axes, medians(rows, question, keys[0]))
             axes.set(xscale="log", yscale="log", xlabel=QUESTIONS[question])
+            low, high = axes.get_ylim()
+            axes.set_ylim(low, high * max((high / low) ** 0.4, 1.5))  # room for the legend
+            _slope(axes, medians(rows, question, keys[0]))
             _plain_ticks(axes, list(points))
-            axes.legend(frameon=False, loc="best", fontsize=9)
+            axes.legend(frameon=False, loc="upper left", fontsize=9)
+    for axes, what in zip(grid[:, 0], ("seconds", "MiB"), strict=True):
+        axes.set_ylabel(f"{what} (log scale)")
     return drawn(figure)
 
 
 def _slope(axes: Any, points: dict[int, float]) -> None:
-    """Draw the line of slope 1 through the last of ``points``, as far down as they are."""
+    """Draw the line of slope 1 through the last of ``points``, as far as the frame goes."""
     (last, value), first = list(points.items())[-1], min(points)
     axes.plot([first, last], [value * first / last, value], color="#aaaaaa", linestyle="--", label="slope 1")
 
@@ -149,8 +153,6 @@ def _slope(axes: Any, points: dict[int, float]) -> None:
 def _plain_ticks(axes: Any, values: list[int]) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high * (high / low) ** 0.3)  # room for the legend
     axes.xaxis.set_major_locator(FixedLocator(values))
     axes.xaxis.set_major_formatter(
         FuncFormatter(lambda value, _: f"{value / 1000:g}k" if value >= 5000 else f"{value:g}")
