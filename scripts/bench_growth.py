@@ -3,7 +3,8 @@
 Runs ``python -m mnist_exp train`` for each, the small CNN without transforms, on pictures in folders (data=image_folder,
 the one form that may hold a million): noise around a bar whose place is its class, 1,000 files under many names. Writes
 growth.json after each run, and growth.png, to --output; prints a table with the exponents p of a fitted c * n ** p, and
-of the last two points alone. Time is that of training; "in all" is that of the process, which reads each picture.
+of the last two points alone. "training" is the time of the epoch, "in all" that of the process, which also reads each
+picture, "all cores" what it took of their time, which other work on the machine changes less.
 
     python scripts/bench_growth.py --output FOLDER [--rounds 1] [images] [width] [batch]
 """
@@ -29,7 +30,12 @@ from mnist_exp.runs.pictures import drawn
 CHANNELS = (16, 32, 64)
 DISTINCT, TEST, CLASSES = 1000, 100, 10
 QUESTIONS = {"images": "images", "width": "times the channels", "batch": "images of a batch"}
-VALUES = {"seconds": "training (s)", "wall_seconds": "in all (s)", "memory_mib": "peak memory (MiB)"}
+VALUES = {
+    "seconds": "training (s)",
+    "wall_seconds": "in all (s)",
+    "cpu_seconds": "of all cores (s)",
+    "memory_mib": "peak memory (MiB)",
+}
 
 
 def make(folder: Path, images: int) -> None:
@@ -70,6 +76,7 @@ def train(data: Path, overrides: list[str], threads: int | None) -> dict[str, An
     return {
         "seconds": found["seconds"],
         "wall_seconds": done.seconds,
+        "cpu_seconds": done.cpu_seconds,
         "memory_mib": done.memory_mib,
         "images_per_s": found["images"] / found["seconds"],
     }
@@ -109,13 +116,15 @@ def table(rows: list[dict[str, Any]]) -> str:
         columns = {key: medians(rows, question, key) for key in [*VALUES, "images_per_s"]}
         if not columns["seconds"]:
             continue
-        lines.append(f"{what:>20}  {'training':>10}  {'in all':>10}  {'images/s':>10}  {'memory':>10}")
-        for value, seconds in columns["seconds"].items():
-            wall, memory, speed = (columns[key][value] for key in ("wall_seconds", "memory_mib", "images_per_s"))
-            lines.append(f"{value:>20,}  {seconds:>8.1f} s  {wall:>8.1f} s  {speed:>10,.0f}  {memory:>6,.0f} MiB")
+        lines.append(
+            f"{what:>20}  {'training':>10}  {'in all':>10}  {'all cores':>10}  {'memory':>10}  {'images/s':>10}"
+        )
+        for value, speed in columns["images_per_s"].items():
+            *times, memory = (columns[key][value] for key in VALUES)
+            told = "  ".join(f"{seconds:>8.1f} s" for seconds in times)
+            lines.append(f"{value:>20,}  {told}  {memory:>6,.0f} MiB  {speed:>10,.0f}")
         for name, which in (("exponent", 0), ("of the last two", 1)):
-            seconds, wall, memory = (exponents(columns[key])[which] for key in VALUES)
-            lines.append(f"{name:>20}  {seconds:>10.2f}  {wall:>10.2f}  {'':>10}  {memory:>10.2f}")
+            lines.append(f"{name:>20}  " + "  ".join(f"{exponents(columns[key])[which]:>10.2f}" for key in VALUES))
     return "\n".join(lines)
 
 
@@ -126,9 +135,12 @@ def picture(rows: list[dict[str, Any]]) -> bytes:
     asked = [question for question in QUESTIONS if medians(rows, question, "seconds")]
     figure = Figure(figsize=(4.4 * len(asked), 7), layout="constrained")
     grid = figure.subplots(2, len(asked), squeeze=False)
-    colours = dict(zip(VALUES, ("#0072b2", "#009e73", "#d55e00"), strict=True))
+    colours = dict(zip(VALUES, ("#0072b2", "#009e73", "#e69f00", "#d55e00"), strict=True))
     for column, question in enumerate(asked):
-        for axes, keys in ((grid[0][column], ["seconds", "wall_seconds"]), (grid[1][column], ["memory_mib"])):
+        for axes, keys in (
+            (grid[0][column], ["seconds", "wall_seconds", "cpu_seconds"]),
+            (grid[1][column], ["memory_mib"]),
+        ):
             for key in keys:
                 points = medians(rows, question, key)
                 told = f"{VALUES[key]}, exponent {exponents(points)[0]:.2f}" if len(points) > 1 else VALUES[key]

@@ -4,7 +4,7 @@ Each competitor runs in a process of its own, one after another, in rounds with 
 neighbours in time. Peers are scored after every epoch while their clock stands still, which favours them: a run of ours
 scores the test set once, at its end, and all of its training counts. Loading and transforms count, scoring does not.
 
-    python scripts/bench_peers.py --data FOLDER --output FOLDER [--rounds 5] [--only NAME ...] [KEY=VALUE ...]
+    python scripts/bench_peers.py [KEY=VALUE ...] --data FOLDER --output FOLDER [--rounds 5] [--only NAME ...]
 
 --data holds the digits as torchvision keeps them, FOLDER/MNIST/raw. --output gets peers.json, written after each run,
 and peers.png; the same command goes on where it was cut off. KEY=VALUE are for runs of this package.

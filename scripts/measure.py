@@ -20,10 +20,13 @@ _EVERY = 0.2  # seconds between two looks at the memory of a process and its chi
 
 
 class Finished(NamedTuple):
-    """A process that has ended: its exit status, wall time, peak memory in MiB, and where what it printed lies."""
+    """A process that has ended: its exit status, wall time, the time of all its cores, which other work of the machine
+    changes little, peak memory in MiB, and where what it printed lies.
+    """
 
     status: int
     seconds: float
+    cpu_seconds: float
     memory_mib: float
     printed: Path
 
@@ -70,7 +73,8 @@ def run_process(words: list[str], place: Path, threads: int | None = None) -> Fi
                 process.kill()
                 process.wait()
     own = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return Finished(process.returncode, seconds, max(own, *sums) / MIB, printed)
+    cpu = usage.ru_utime + usage.ru_stime
+    return Finished(process.returncode, seconds, cpu, max(own, *sums) / MIB, printed)
 
 
 def _watch(pid: int, sums: list[int], done: threading.Event) -> None:
