@@ -21,10 +21,11 @@ def test_exponents_are_those_of_the_law(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_growth_is_measured_once(place):
     words = [sys.executable, str(SCRIPTS / "bench_growth.py"), "--output", "out", "--fixed", "1200"]
     words += ["--images", "1200", "2400", "--widths", "2", "--batches", "64"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr
     runs = json.loads(Path("out/growth.json").read_text())["runs"]
     asked = [("images", 1200), ("images", 2400), ("width", 2), ("batch", 64)]

@@ -64,12 +64,13 @@ def test_ratios_are_of_the_same_round():
 
 def bench(*arguments: str) -> str:
     words = [sys.executable, str(SCRIPTS / "bench_peers.py"), *arguments]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_peers_are_measured_once_each(place):
     images, labels = read_sample()
     order = np.random.default_rng(0).permutation(len(labels))[:1000]
