@@ -30,10 +30,16 @@ def _figure(width: float, height: float) -> Figure:
 
 def drawn(figure: Figure, kind: str = "png", dpi: int = 120) -> bytes:
     """Return the picture file, of the ``kind`` png, pdf or svg, that ``figure`` is."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     content = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box stands for it
-        figure.savefig(content, format=kind, dpi=dpi)
+        if kind == "png":  # the same bytes as savefig's, which draws twice: once for the layout
+            figure.set_dpi(dpi)
+            FigureCanvasAgg(figure).print_png(content)
+        else:
+            figure.savefig(content, format=kind, dpi=dpi)
     return content.getvalue()
 
 
@@ -132,7 +138,8 @@ def plot_confusion(predicted: np.ndarray, labels: np.ndarray, classes: Sequence[
     for true, guess in np.argwhere(matrix).tolist():
         dark = mistakes[true, guess] > 0.6 * max(1, mistakes.max())
         colour = "white" if dark else _GREY if true == guess else "black"
-        axes.text(guess, true, str(matrix[true, guess]), ha="center", va="center", color=colour, fontsize=9)
+        number = axes.text(guess, true, str(matrix[true, guess]), ha="center", va="center", color=colour, fontsize=9)
+        number.set_in_layout(False)  # inside its cell
     axes.set_xticks(places, names)
     axes.set_yticks(places, names)
     if longest > 3:

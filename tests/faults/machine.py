@@ -28,6 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
@@ -149,11 +150,11 @@ if __name__ == "__main__":
     blank = io.BytesIO()
     Image.new("L", (1, 1)).save(blank, "png")
 
-    def savefig(figure: Figure, target: Any, **options: Any) -> None:
+    def save(figure: Figure | FigureCanvasAgg, target: Any, **options: Any) -> None:
         with contextlib.nullcontext(target) if hasattr(target, "write") else Path(target).open("wb") as file:
             file.write(blank.getvalue())
 
-    Figure.savefig = savefig
+    Figure.savefig = FigureCanvasAgg.print_png = save
     for line in sys.stdin:
         answers.write(json.dumps(carry_out(json.loads(line))) + "\n")
         answers.flush()
