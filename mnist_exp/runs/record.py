@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import logging
 import os
 import platform
@@ -188,8 +189,12 @@ def installed(package: str) -> str | None:
         return None
 
 
+@functools.cache
 def _git_sha() -> str | None:
-    """Return the commit of the checkout this package runs from, "+" if changed since; None if it is installed."""
+    """Return the commit of the checkout this package runs from, "+" if changed since; None if it is installed.
+
+    It is looked up once in a process, which imports the package once.
+    """
     package = Path(__file__).parents[1]
     if not (package.parent / ".git").exists():
         return None
