@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist_exp.errors import RunFailed, UserError, machine_failure
+from mnist_exp.garbage import collect_rarely, end_without
 
 USAGE = """\
 mnist_exp: compose a training run from small named parts, train it, and believe the answer.
@@ -59,6 +60,7 @@ def main() -> None:
     """Run the command in sys.argv and exit: 0 done, 1 the run failed, 2 the request was wrong, 130 interrupted."""
     if str(Path.cwd()) not in map(os.path.abspath, sys.path):  # parts of one's own lie there; last, to hide no other
         sys.path.append(str(Path.cwd()))
+    collect_rarely()
     status = report(lambda: dispatch(sys.argv[1:]))
     try:
         sys.stdout.flush()
@@ -66,6 +68,7 @@ def main() -> None:
         from mnist_exp.console import lose_output
 
         lose_output()
+    end_without()
     sys.exit(status)
 
 

@@ -56,17 +56,20 @@ def train_command(arguments: list[str], command: str | None = None) -> list[RunF
     from mnist_exp.config.build import allowed
     from mnist_exp.config.elsewhere import Elsewhere
     from mnist_exp.config.ours import config_folder
-    from mnist_exp.search.sweeper import StudySweeper
 
     # Hydra then raises instead of printing tracebacks, and report() has the last word
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    for plugin in (StudySweeper, Elsewhere):
-        Plugins.instance().register(plugin)
+    words = request(arguments)
+    Plugins.instance().register(Elsewhere)
+    if any(word.lstrip("+").startswith(("--multirun", "hydra.mode=")) for word in words):
+        from mnist_exp.search.sweeper import StudySweeper
+
+        Plugins.instance().register(StudySweeper)
     runs: list[RunFolder] = []
     failures: list[Exception] = []
     task = _task(runs, failures, command)
     entry = hydra.main(config_path=config_folder(), config_name="train", execution_whitelist=allowed())(task)
-    before, sys.argv = sys.argv, [sys.argv[0], *request(arguments)]
+    before, sys.argv = sys.argv, [sys.argv[0], *words]
     try:
         with one_message(arguments):
             entry()
@@ -132,10 +135,14 @@ def _task(runs: list[RunFolder], failures: list[Exception], command: str | None)
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
+        from mnist_exp.garbage import collect_rarely, keep_the_rest
         from mnist_exp.signals import end_with
 
-        if os.getpid() != sweeper and "joblib" in HydraConfig.get().launcher._target_:  # jobs of a cluster go on alone
+        # jobs of a cluster go on alone
+        worker = os.getpid() != sweeper and "joblib" in HydraConfig.get().launcher._target_
+        if worker:
             end_with(sweeper)
+            collect_rarely()
         multirun = HydraConfig.get().mode is RunMode.MULTIRUN
         try:
             run = _run(config, multirun, command)
@@ -145,6 +152,8 @@ def _task(runs: list[RunFolder], failures: list[Exception], command: str | None)
                 raise
             failures.append(error)  # raised later: through Hydra it would come with lines of Hydra's own
             return None
+        if worker:
+            keep_the_rest()  # joblib searches all for garbage after each job, which takes a third of a second
         runs.append(run)
         return run.info["metrics"].get(config.optimized_metric)
 

@@ -18,10 +18,24 @@ def has(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
-def test_two_processes_share_the_trials_and_the_threads(shell, place):
-    done = shell(*TINY, "hydra/launcher=joblib", "hydra.sweeper.n_trials=3")
+def test_two_processes_share_the_trials_and_the_threads(shell, place, monkeypatch):
+    (place / "mine.py").write_text(
+        "import gc, os\nfrom mnist_exp.parts.models import SmallCNN\n"
+        "class Net(SmallCNN):\n"
+        "    def forward(self, x):\n"
+        "        with open('frozen', 'a') as file:\n"
+        "            file.write(f'{os.getpid()} {gc.get_freeze_count()}\\n')\n"
+        "        return super().forward(x)\n"
+    )
+    monkeypatch.setenv("MNIST_EXP_ALLOW", "mine.*")
+    done = shell(*TINY, "model._target_=mine.Net", "hydra/launcher=joblib", "hydra.sweeper.n_trials=3")
     assert done.status == 0, done.err
     assert states(place) == ["COMPLETE"] * 3
+    # what a worker has imported is not searched for garbage after each of its trials, which takes a third of a second
+    frozen = [tuple(map(int, line.split())) for line in (place / "frozen").read_text().splitlines()]
+    assert len({pid for pid, _ in frozen}) == 2
+    assert min(count for _, count in frozen) == 0
+    assert max(count for _, count in frozen) > 100_000
     config = yaml.safe_load((place / "outputs/sweeps/quick/trial-1/.hydra/config.yaml").read_text())
     assert config["trainer"]["threads"] == max(1, len(os.sched_getaffinity(0)) // 2)
 
