@@ -135,7 +135,7 @@ def _task(runs: list[RunFolder], failures: list[Exception], command: str | None)
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
-        from mnist_exp.garbage import collect_rarely, keep_the_rest
+        from mnist_exp.garbage import collect_rarely, keep_what_is_there
         from mnist_exp.signals import end_with
 
         # jobs of a cluster go on alone
@@ -153,7 +153,7 @@ def _task(runs: list[RunFolder], failures: list[Exception], command: str | None)
             failures.append(error)  # raised later: through Hydra it would come with lines of Hydra's own
             return None
         if worker:
-            keep_the_rest()  # joblib searches all for garbage after each job, which takes a third of a second
+            keep_what_is_there()  # joblib searches all for garbage after each job, which takes a third of a second
         runs.append(run)
         return run.info["metrics"].get(config.optimized_metric)
 
