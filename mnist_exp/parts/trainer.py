@@ -28,8 +28,8 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 class Trainer:
     """The device that trains, and how.
 
-    ``device``: auto (a GPU if there is one), cpu, cuda, cuda:N or mps. ``precision``: auto is bf16 or fp16 on GPUs that
-    have it, fp32 elsewhere; bf16 is also faster on CPUs with units for it (AVX512-BF16 or AMX). ``memory_format`` of weights and
+    ``device``: auto (a GPU if there is one), cpu, cuda, cuda:N or mps. ``precision``: auto is bf16 or fp16 on GPUs
+    and bf16 on CPUs that have units for it (AVX512-BF16 or AMX), fp32 elsewhere. ``memory_format`` of weights and
     activations: auto is channels_last, which convolutions compute in, but on mps. ``compile``: torch.compile the model
     (auto: on a GPU, where the run is long enough to pay for it; on; off); see training.forward. ``threads`` of the CPU are set for this process: see ``threads_kept``.
     ``max_steps`` ends a run after that many steps. ``profile``: write a torch.profiler trace of the first 20 steps.
@@ -96,6 +96,9 @@ def resolve_device(name: str) -> torch.device:
 def resolve_precision(name: str, device: torch.device) -> str:
     """Return fp32, bf16 or fp16 for the precision called ``name`` on ``device``. Raises WrongValue where it cannot work."""
     if name == "auto":
+        if device.type == "cpu":
+            units = getattr(torch.cpu, "get_capabilities", dict)()
+            return "bf16" if units.get("avx512_bf16") or units.get("amx_bf16") else "fp32"
         if device.type != "cuda":
             return "fp32"
         major, _ = torch.cuda.get_device_capability(device)

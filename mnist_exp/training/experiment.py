@@ -112,8 +112,8 @@ def _as_begun(config: DictConfig, begun: RunFolder) -> DictConfig:
     if config.trainer.get("_target_") != f"{Trainer.__module__}.{Trainer.__name__}":
         return config
     usual = {"memory_format": begun.info.get("memory_format") or "contiguous"}  # an older version knew no other
-    if begun.info.get("precision") == "fp32":
-        usual["precision"] = "fp32"
+    if begun.info.get("precision") in ("fp32", "bf16"):  # any device can compute in them
+        usual["precision"] = begun.info["precision"]
     chosen = {key: value for key, value in usual.items() if config.trainer.get(key, "auto") == "auto"}
     with open_dict(changed := config.copy()):
         changed.trainer.update(chosen)

@@ -240,6 +240,21 @@ def test_an_epoch_cut_off_on_another_device_starts_anew(command, place, monkeypa
     assert_same_result(place / "whole", place / "cut")
 
 
+@pytest.mark.parametrize("units", [True, False])
+def test_a_run_goes_on_in_its_own_precision_on_another_cpu(command, place, monkeypatch, units):
+    monkeypatch.setenv("MNIST_EXP_ALLOW", "stopper.*")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": units})
+    arguments = [*SMALL, "model._target_=stopper.Net", "schedule.initial_epochs=2"]
+    assert command(*arguments, "hydra.run.dir=whole").status == 0
+    with monkeypatch.context() as patch:
+        patch.setenv("INTERRUPT_IN_STEP", "3")
+        assert command(*arguments, "hydra.run.dir=cut").status == 130
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": not units})
+    assert command("train", "resume=cut").status == 0
+    assert info(place / "cut")["precision"] == ("bf16" if units else "fp32")
+    assert_same_result(place / "whole", place / "cut")
+
+
 def test_no_epoch_is_lost_to_another_device(command, place, monkeypatch):
     """An older version left two checkpoints of the same epoch's middle."""
     monkeypatch.setenv("MNIST_EXP_ALLOW", "stopper.*")

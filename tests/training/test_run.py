@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from mnist_exp import load_model
 from mnist_exp.parts.evaluate import PLAIN
 from mnist_exp.parts.models import SmallCNN
-from mnist_exp.parts.trainer import MEMORY_FORMATS
+from mnist_exp.parts.trainer import MEMORY_FORMATS, resolve_precision
 from mnist_exp.runs.folder import HISTORY
 
 
@@ -30,7 +30,7 @@ def test_a_run_leaves_its_folder_as_documented(shell, place):
     assert about["command"].endswith("-m mnist_exp train " + " ".join(SMALL))
     assert about["overrides"] == SMALL
     assert (about["seed"], about["device"], about["memory_format"]) == (42, "cpu", "channels_last")
-    assert about["precision"] == "fp32"
+    assert about["precision"] == resolve_precision("auto", torch.device("cpu"))
     assert about["dataset"] == {
         "name": "sample",
         "train": 128,
