@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-RULE = 3  # of digests; to be raised when equal configs get another one than before
+RULE = 4  # of digests; to be raised when equal configs get another one than before
 # keys, with all below them, that say where and as what a run is computed; every other key is what it computes
 PLACES = (
     *(
@@ -20,6 +20,7 @@ PLACES = (
         "data.download_timeout",
         "trainer.device",
         "trainer.memory_format",
+        "trainer.compile",
         "trainer.threads",
         "logger",
     ),

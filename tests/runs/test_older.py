@@ -50,13 +50,8 @@ def assert_as_continued(older: dict, run: str, rel: float = 1e-4) -> None:
 def test_compare_reads_them_and_knows_repetitions_of_today(command, older):
     done = command("compare")
     assert done.status == 2  # there is no folder outputs here
-    arguments = [
-        "debug=tiny",
-        *TINY,
-        "schedule.swa_anneal_epochs=10",
-        "seed=3",
-        "trainer.precision=fp32",
-    ]  # as was the default
+    default = ["schedule.swa_anneal_epochs=10", "trainer.precision=fp32"]  # as it was
+    arguments = ["debug=tiny", *TINY, *default, "seed=3"]
     assert command("train", *arguments, "hydra.run.dir=runs/today", "tags=[new]").status == 0
     done = command("compare", "runs", "sweeps", "--group-by", "--csv", "groups.csv")
     assert done.status == 0, done.err

@@ -217,7 +217,8 @@ def test_a_data_set_of_ones_own_goes_through_a_loader(command, place):
 def test_a_run_goes_on_in_another_memory_format(command, place, monkeypatch):
     """With a kernel that goes through memory as it lies, whatever the strides say."""
     monkeypatch.setenv("MNIST_EXP_ALLOW", "stopper.*")
-    train = [*SMALL, "optimizer=adamw", "+optimizer.fused=true", "+logger.stop._target_=stopper.Logger"]
+    train = [*SMALL, "optimizer=adamw", "+optimizer.fused=true", "trainer.precision=fp32"]
+    train += ["+logger.stop._target_=stopper.Logger"]
     assert command(*train, "trainer.memory_format=contiguous", "hydra.run.dir=whole").status == 0
     with monkeypatch.context() as patch:
         patch.setenv("STOP_IN_EPOCH", "1")
