@@ -61,7 +61,7 @@ def train_command(arguments: list[str], command: str | None = None) -> list[RunF
     os.environ["HYDRA_FULL_ERROR"] = "1"
     words = request(arguments)
     Plugins.instance().register(Elsewhere)
-    if any(word.lstrip("+").startswith(("--multirun", "hydra.mode=")) for word in words):
+    if any(word.lstrip("+").startswith(("--multirun", "hydra.mode=", "hydra=")) for word in words):
         from mnist_exp.search.sweeper import StudySweeper
 
         Plugins.instance().register(StudySweeper)

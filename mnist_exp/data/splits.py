@@ -79,7 +79,7 @@ class LoaderSplit:
             pin_memory=self.device.type == "cuda",
         )
         for images, labels in loader:
-            yield images.to(self.device, non_blocking=True), torch.as_tensor(labels).to(self.device)
+            yield images.to(self.device, non_blocking=True), torch.as_tensor(labels).to(self.device, non_blocking=True)
 
 
 @dataclass

@@ -9,7 +9,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -97,7 +97,7 @@ def resolve_precision(name: str, device: torch.device) -> str:
     """Return fp32, bf16 or fp16 for the precision called ``name`` on ``device``. Raises WrongValue where it cannot work."""
     if name == "auto":
         if device.type == "cpu":
-            units = getattr(torch.cpu, "get_capabilities", dict)()
+            units: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
             return "bf16" if units.get("avx512_bf16") or units.get("amx_bf16") else "fp32"
         if device.type != "cuda":
             return "fp32"

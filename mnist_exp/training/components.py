@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 import logging
 import math
 import random
@@ -25,6 +24,7 @@ from mnist_exp.errors import UserError, require
 from mnist_exp.parts.augment import Augment
 from mnist_exp.parts.evaluate import Evaluator
 from mnist_exp.parts.models import GHOSTS, GhostBatchNorm2d
+from mnist_exp.parts.optim import Lookahead
 from mnist_exp.parts.schedule import Schedule
 from mnist_exp.parts.trainer import Trainer
 from mnist_exp.training.forward import Forward
@@ -169,6 +169,7 @@ def _optimizer(config: DictConfig, model: nn.Module, device: torch.device) -> to
         require(ok, "_target_", config.optimizer._target_, "an optimizer")
         lr = optimizer.param_groups[0]["lr"]
         require(math.isfinite(lr), "lr", lr, "a finite number")
+        _begin_momentum(optimizer)
         return optimizer
 
 
@@ -177,9 +178,19 @@ def _kernels(make: functools.partial[Any], device: torch.device) -> dict[str, bo
 
     Not on a CPU, where torch's fused kernels do not look at sizes and memory formats.
     """
-    base = make.keywords.get("base", make)  # under Lookahead
+    base = make.keywords.get("base", make) if make.func is Lookahead else make
     kind = getattr(base, "func", base)
     typed = {**make.keywords, **getattr(base, "keywords", {})}.keys()
-    fused = inspect.isclass(kind) and issubclass(kind, _FUSED)
     chosen = typed & {"fused", "foreach", "capturable", "differentiable"}
-    return {"fused": True} if device.type == "cuda" and fused and not chosen else {}
+    return {"fused": True} if device.type == "cuda" and kind in _FUSED and not chosen else {}
+
+
+def _begin_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Let fused SGD begin with no momentum: of a first step that GradScaler forbids, torch keeps memory as it was found.
+
+    A first step then is the usual one, but with dampening, which is left as it is.
+    """
+    for group in optimizer.param_groups:
+        if group.get("fused") and group.get("momentum") and not group.get("dampening"):
+            for weight in group["params"]:
+                optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)

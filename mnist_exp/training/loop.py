@@ -107,6 +107,7 @@ class Loop:
         if state.step == 0:
             state.begin_epoch()
         parts.forward.train()
+        self.newest = Newest()  # what may still be coming is of the epoch before
         self.progress.start_epoch(state.epoch, state.step * parts.batch_size)
         looked, lr = 0.0, self._lr(max(state.step - 1, 0))
         for images, labels in parts.splits.train.batches(parts.batch_size, state.order_seed, skip=state.step):

@@ -113,6 +113,6 @@ class Newest:
         if self._coming is None:
             copy = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True).copy_(numbers, non_blocking=True)
             gone = torch.cuda.Event()
-            gone.record()
+            gone.record(torch.cuda.current_stream(numbers.device))
             self._coming = gone, copy, at
         return arrived

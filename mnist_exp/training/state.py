@@ -169,6 +169,8 @@ class State:
     def _own_kernels(self, saved: dict[str, Any]) -> dict[str, Any]:
         """Return the ``saved`` state of an optimizer with the kernels of this one; those of another device may not run."""
         inner, groups = saved.get("base", saved), self.optimizer.param_groups  # under Lookahead
+        if "param_groups" not in inner:  # somebody's own way of keeping it
+            return saved
         kernels = [{key: group[key] for key in ("fused", "foreach") if key in group} for group in groups]
         here = [old | own for old, own in zip(inner["param_groups"], kernels, strict=True)]
         inner = inner | {"param_groups": here}

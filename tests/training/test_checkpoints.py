@@ -182,7 +182,7 @@ CHANGES: dict[str, tuple[Callable[[dict], None], str]] = {
     "momentum of words": (in_optimizer("momentum_buffer", "x"), "cannot be gone on from"),
     "another recipe": (in_group("weight_decay", 0.5), "whose weight_decay is 0.5, not 1.8e-05"),
     "slow weights of another number": (lambda saved: saved["optimizer"]["slow"].pop(), "cannot be gone on from"),
-    "no optimizer at all": (having(optimizer={}), "cannot be gone on from: 'param_groups'"),
+    "no optimizer at all": (having(optimizer={}), "cannot be gone on from: 'base'"),
     "random numbers of another size": (
         lambda saved: saved["rng"].update(host=torch.zeros(9, dtype=torch.uint8)),
         "cannot be gone on from",

@@ -1,6 +1,7 @@
 """The compiled forward pass: taken where it agrees with the plain one, left where it cannot be had; and what a step waits for."""
 
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -8,9 +9,10 @@ from helpers import SMALL, info
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mnist_exp import compose
+from mnist_exp.parts.optim import Lookahead
 from mnist_exp.runs.folder import RunFolder
 from mnist_exp.training import forward, loop
-from mnist_exp.training.components import build_components
+from mnist_exp.training.components import _kernels, build_components
 from mnist_exp.training.progress import Newest
 
 
@@ -170,6 +172,39 @@ def test_no_step_waits_for_a_gpu(command, monkeypatch, optimizer, half, fused, w
     guard_steps(monkeypatch, waits)
     assert command(*arguments).status == 0
     assert bool(waits.found) == waiting, waits.found
+
+
+def test_gpus_get_fused_kernels_of_torchs_own_optimizers():
+    class Mine(torch.optim.SGD):
+        """With a step of its own, perhaps."""
+
+    gpu, cpu, sgd = torch.device("cuda"), torch.device("cpu"), torch.optim.SGD
+    assert _kernels(partial(sgd, lr=0.1), gpu) == {"fused": True}
+    assert _kernels(partial(Lookahead, base=partial(sgd), lr=0.1), gpu) == {"fused": True}
+    left = [
+        (partial(sgd), cpu),
+        (partial(Mine), gpu),
+        (partial(Mine, base=sgd), gpu),
+        (partial(sgd, foreach=True), gpu),
+    ]
+    left += [(partial(Lookahead, base=partial(Mine)), gpu), (partial(torch.optim.RMSprop), gpu)]
+    assert [_kernels(*asked) for asked in left] == [{}] * len(left)
+
+
+@pytest.mark.parametrize("optimizer", ["lookahead_sgd", "sgd"])
+def test_a_first_step_that_the_scaler_forbids_leaves_no_momentum(monkeypatch, optimizer):
+    monkeypatch.setattr(torch, "empty_like", lambda like: torch.full_like(like, float("nan")))  # as memory may be
+    overrides = ["data=sample", "model=small_cnn", "model.channels=[2,2,2]", f"optimizer={optimizer}"]
+    parts = build_components(compose(*overrides, "+optimizer.fused=true"))
+    scaler, weights = torch.amp.GradScaler("cpu", init_scale=4.0), list(parts.model.parameters())
+    before = weights[0].detach().clone()
+    for gradient in (float("inf"), 1.0, 1.0):
+        scaler.scale(sum(weight.sum() * gradient for weight in weights)).backward()
+        scaler.step(parts.optimizer)
+        scaler.update()
+        parts.optimizer.zero_grad()
+    moved = before - weights[0].detach()
+    torch.testing.assert_close(moved, torch.full_like(moved, 0.01 + 0.019), rtol=1e-2, atol=1e-4)
 
 
 @pytest.mark.slow
