@@ -57,9 +57,7 @@ class RandomCrop(nn.Module):
         n, channels, height, width = images.shape
         padded = F.pad(images, [self.padding] * 4)
         rows, columns = padded.shape[2:]
-        starts = padded.flatten().unfold(
-            0, width, 1
-        )  # a view: all stretches of a row's width; whole rows are copied fast
+        starts = padded.flatten().unfold(0, width, 1)  # a view: every stretch of a row's width, copied as a whole
         plane = torch.arange(n * channels, device=images.device).view(n, channels, 1) * (rows * columns)
         row = top[:, None, None] + torch.arange(height, device=images.device)
         return starts.index_select(0, (plane + row * columns + left[:, None, None]).flatten()).view(images.shape)

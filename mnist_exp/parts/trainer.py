@@ -31,7 +31,8 @@ class Trainer:
     ``device``: auto (a GPU if there is one), cpu, cuda, cuda:N or mps. ``precision``: auto is bf16 or fp16 on GPUs
     and bf16 on CPUs that have units for it (AVX512-BF16 or AMX), fp32 elsewhere. ``memory_format`` of weights and
     activations: auto is channels_last, which convolutions compute in, but on mps. ``compile``: torch.compile the model
-    (auto: on a GPU, where the run is long enough to pay for it; on; off); see training.forward. ``threads`` of the CPU are set for this process: see ``threads_kept``.
+    (auto: on a GPU, where the run is long enough to pay for it; on; off); see training.forward. ``threads`` of the CPU are
+    set for this process: see ``threads_kept``.
     ``max_steps`` ends a run after that many steps. ``profile``: write a torch.profiler trace of the first 20 steps.
     Raises UserError for a device or precision that this machine does not have.
     """

@@ -25,8 +25,9 @@ class Forward(nn.Module):
 
     Batches of the given ``sizes`` only: each size is compiled for itself, on a GPU as a CUDA graph, so a last batch of
     another size goes the plain way. The first whole training batch is computed both ways, forward and backward; they must
-    agree (relative error below 1 %, 20 % in half precision, whose own is up to 9 % in gradients). Where ``trainer.compile`` is "auto", which is for GPUs and
-    ``steps`` enough to pay for a minute of compiling, what cannot be compiled is trained plainly, and a line says so.
+    agree (relative error below 1 %; 20 % in half precision, whose own is up to 9 % in gradients). Where
+    ``trainer.compile`` is "auto", which is for GPUs and ``steps`` enough to pay for a minute of compiling, what cannot be
+    compiled is trained plainly, and a line says so.
 
     Raises RunFailed, before the first step, where "on" cannot be had.
     """

@@ -40,7 +40,6 @@ class Loop:
         self.on_cpu = parts.trainer.device.type == "cpu"
         self.stop = Stop()
         self.saved, self.saved_steps = time.monotonic(), state.total_steps
-        self.newest = Newest()
         self.profiler: Any = None
 
     def fit(self, on_epoch: Callable[[dict[str, Any]], None] = lambda row: None) -> None:
