@@ -4,6 +4,9 @@ import os
 import signal
 from typing import ClassVar
 
+import torch
+from torch import nn
+
 from mnist_exp.parts.evaluate import PLAIN, Evaluator
 from mnist_exp.parts.models import SmallCNN
 
@@ -43,3 +46,13 @@ class Spy(Evaluator):
     def probabilities(self, model, split, autocast, shifts=PLAIN):
         self.scored.append((len(split), tuple(shifts)))
         return super().probabilities(model, split, autocast, shifts)
+
+
+class Alike(nn.Module):
+    """A transform that does the same to all images that it is called with; it remembers how many."""
+
+    sizes: ClassVar[list] = []
+
+    def forward(self, images, generator):
+        self.sizes.append(len(images))
+        return images + torch.rand((), generator=generator)

@@ -1,7 +1,8 @@
 """Random transforms of whole batches on the training device, with parameters of its own for each image, and mixing.
 
 A transform is an nn.Module called with (images float [N, 1, H, W], generator on the images' device); every random
-number comes from that generator, so a batch is reproduced from its state.
+number comes from that generator, so a batch is reproduced from its state. Those that say ``per_image = True`` draw for
+each image on its own, so they may be called with several batches at once; others get batch by batch.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ class Compose(nn.Module):
         super().__init__()
         self.transforms = nn.ModuleDict(transforms)
 
+    @property
+    def per_image(self) -> bool:
+        return all(getattr(transform, "per_image", False) for transform in self.transforms.values())
+
     def forward(self, images: Tensor, generator: Generator) -> Tensor:
         for transform in self.transforms.values():
             images = transform(images, generator)
@@ -43,6 +48,8 @@ class Compose(nn.Module):
 @checked
 class RandomCrop(nn.Module):
     """Pad by ``padding`` zeros (pixels) and cut the original size out at a random place: torchvision's RandomCrop."""
+
+    per_image = True
 
     def __init__(self, padding: Natural):
         super().__init__()
@@ -70,6 +77,8 @@ class RandomRotation(nn.Module):
     ``interpolation`` "nearest" is torchvision's default.
     """
 
+    per_image = True
+
     def __init__(
         self,
         degrees: Annotated[float, Field(ge=0, le=180)],
@@ -96,6 +105,8 @@ class RandomRotation(nn.Module):
 class Normalize(nn.Module):
     """Subtract ``mean`` and divide by ``std`` (of pixels in 0..1)."""
 
+    per_image = True
+
     def __init__(self, mean: float, std: Positive):
         super().__init__()
         self.mean = mean
@@ -115,6 +126,7 @@ class RandomErasing(nn.Module):
     """
 
     TRIES = 10
+    per_image = True
 
     def __init__(self, p: Share, scale: Pair[Share] = (0.02, 0.15), ratio: Pair[Positive] = (0.3, 3.3)):
         super().__init__()

@@ -72,6 +72,13 @@ class Components:
         """Epochs of the run, ``trainer.max_steps`` considered."""
         return self.trainer.epochs(self.schedule, self.steps)
 
+    @property
+    def together(self) -> int:
+        """Batches that are transformed at once, about 512 images; 1 if a transform may treat images of a batch alike."""
+        phases = (self.augment.strong, self.augment.light)
+        apart = not self.splits.train.own_transforms and all(getattr(phase, "per_image", False) for phase in phases)
+        return max(512 // self.batch_size, 1) if apart else 1
+
     def facts(self) -> dict[str, Any]:
         """Return what run.json says of them."""
         return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import math
 import time
@@ -109,12 +110,18 @@ class Loop:
         self.newest = Newest()  # what may still be coming is of the epoch before
         self.progress.start_epoch(state.epoch, state.step * parts.batch_size)
         looked, lr = 0.0, self._lr(max(state.step - 1, 0))
-        for images, labels in parts.splits.train.batches(parts.batch_size, state.order_seed, skip=state.step):
+        for images, labels in self._batches():
             lr = self._lr(state.step)
             for group in parts.optimizer.param_groups:
                 group["lr"] = lr
-            batch = self._augmented(images, labels)
-            train_step(parts.forward, batch, parts.optimizer, state.scaler, parts.trainer.autocast(), state.sums)
+            train_step(
+                parts.forward,
+                self._mixed(images, labels),
+                parts.optimizer,
+                state.scaler,
+                parts.trainer.autocast(),
+                state.sums,
+            )
             state.step += 1
             state.total_steps += 1
             now = time.monotonic()
@@ -129,14 +136,24 @@ class Loop:
                 self._interrupt()
         return lr
 
-    def _augmented(self, images: Tensor, labels: Tensor) -> Mixed:
-        """Return the batch as the phase of this epoch transforms and mixes it."""
-        augment, light = self.parts.augment, self.parts.schedule.light(self.state.epoch)
-        if not self.parts.splits.train.own_transforms:
-            images = (augment.light if light else augment.strong)(images, self.state.device_draws)
-        if light or augment.mix is None:
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield what is left of this epoch's batches as its phase transforms them, several at once: half the time."""
+        state, train, size = self.state, self.parts.splits.train, self.parts.batch_size
+        augment, light = self.parts.augment, self.parts.schedule.light(state.epoch)
+        done = state.step // state.together
+        for images, labels in train.batches(size * state.together, state.order_seed, skip=done):
+            if not train.own_transforms:
+                state.begin_group()
+                images = (augment.light if light else augment.strong)(images, state.device_draws)
+            batches = zip(images.split(size), labels.split(size), strict=True)
+            yield from itertools.islice(batches, state.step % state.together, None)
+
+    def _mixed(self, images: Tensor, labels: Tensor) -> Mixed:
+        """Return the batch as the phase of this epoch mixes it."""
+        mix = self.parts.augment.mix
+        if mix is None or self.parts.schedule.light(self.state.epoch):
             return Mixed(images, labels, labels, 1.0)
-        return augment.mix(images, labels, self.state.host_draws)
+        return mix(images, labels, self.state.host_draws)
 
     def _lr(self, step: int) -> float:
         return self.parts.schedule.lr(self.state.base_lr, self.state.epoch, step, self.parts.steps)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Generator, Tensor, nn
 from mnist_exp.errors import require
 from mnist_exp.parts.augment import Mix, Mixed, Normalize
 from mnist_exp.training.components import Components
-from mnist_exp.training.state import stream_seed
+from mnist_exp.training.state import TRANSFORMS, stream_seed
 
 OWN = "as yielded"  # the column of a data set with transforms of its own
 
@@ -40,18 +41,14 @@ def examples(parts: Components, seed: int, count: int = 16) -> list[Example]:
     epoch, so if that is a strong one it trains on just these pictures; light transforms what it draws in the first light
     epoch.
     """
-    split, augment, device = parts.splits.train, parts.augment, parts.trainer.device
+    split, augment = parts.splits.train, parts.augment
     light = next((epoch for epoch in range(1, parts.epochs + 1) if parts.schedule.light(epoch)), 1)
-    phases: dict[str, tuple[nn.Module, Generator]] = {}
-    if not split.own_transforms:
-        phases["strong"] = (augment.strong, _draws(seed, 1, 0, device))
-        phases["light"] = (augment.light, _draws(seed, light, 0, device))
+    phases = {} if split.own_transforms else {"strong": (augment.strong, 1), "light": (augment.light, light)}
     mixing = _draws(seed, 1, 1)
     torch.manual_seed(stream_seed(seed, 1, 2))
     found: list[Example] = []
-    batches = split.batches(parts.batch_size, stream_seed(seed, 1, 3))
-    for share, (images, labels) in zip(_shares(len(split), parts.batch_size, count), batches, strict=False):
-        seen = {name: phase(images, draws) for name, (phase, draws) in phases.items()}
+    shares = _shares(len(split), parts.batch_size, count)
+    for share, (images, labels, seen) in zip(shares, _batches(parts, seed, phases), strict=False):
         kind, mixed = _mixed(augment.mix, seen.get("strong", images), labels, mixing)
         columns = {OWN: _pixels(images, parts.evaluator.normalize)} if split.own_transforms else {"original": images}
         columns |= {name: _pixels(batch, phases[name][0]) for name, batch in seen.items()}
@@ -86,6 +83,19 @@ def _shares(images: int, batch_size: int, count: int) -> list[int]:
     sizes = [min(batch_size, images - first) for first in range(0, images, batch_size)][:count]
     turns = (batch for place in range(sizes[0]) for batch, size in enumerate(sizes) if place < size)
     return list(Counter(itertools.islice(turns, count)).values())
+
+
+def _batches(
+    parts: Components, seed: int, phases: Mapping[str, tuple[nn.Module, int]]
+) -> Iterator[tuple[Tensor, Tensor, dict[str, Tensor]]]:
+    """Yield the first epoch's (images, labels, images by phase); a phase is a transform, and an epoch that has it."""
+    size, device = parts.batch_size, parts.trainer.device
+    for group, (images, labels) in enumerate(
+        parts.splits.train.batches(size * parts.together, stream_seed(seed, 1, 3))
+    ):
+        seen = [phase(images, _draws(seed, epoch, TRANSFORMS + group, device)) for phase, epoch in phases.values()]
+        for batch, answers, *others in zip(*(x.split(size) for x in (images, labels, *seen)), strict=True):
+            yield batch, answers, dict(zip(phases, others, strict=True))
 
 
 def _draws(seed: int, epoch: int, stream: int, device: Any = "cpu") -> Generator:

@@ -13,14 +13,16 @@ from torch.optim.swa_utils import AveragedModel
 from mnist_exp.training.checkpoints import shapes
 from mnist_exp.training.components import Components
 
-STREAMS = 1  # the rule of stream_seed by which runs that begin now draw their random numbers; kept in run.json
+STREAMS = 2  # the rule by which runs that begin now draw their random numbers; kept in run.json
+TRANSFORMS = 4  # of the streams of an epoch the first for transforms; each group of batches has its own
 
 
 class State:
-    """All that the next step of a training depends on. ``rule``: see ``stream_seed``.
+    """All that the next step of a training depends on. ``rule``: see ``stream_seed``; below 2, an epoch's transforms are
+    of one stream, batch by batch.
 
     ``epoch`` (from 1) and ``step`` (from 0) of the next step to take; ``total_steps`` taken; ``base_lr``, the rate that
-    the optimizer was built with; ``average`` of the weights, None if the schedule has none; ``device_draws`` and
+    the optimizer was built with; ``together``, how many batches are transformed at once; ``average`` of the weights, None if the schedule has none; ``device_draws`` and
     ``host_draws``, the random numbers of transforms and of mixing; ``sums`` of loss and hits of this epoch.
     """
 
@@ -29,6 +31,7 @@ class State:
         self.seed, self.rule = seed, rule
         self.own_transforms = parts.splits.train.own_transforms
         self.steps, self.epochs = parts.steps, parts.schedule.total
+        self.together = parts.together if rule >= 2 else 1
         self.computed = {"device": device.type}
         self.computed |= {key: getattr(parts.trainer, key) for key in ("precision", "memory_format")}
         self.epoch, self.step, self.total_steps = 1, 0, 0
@@ -47,6 +50,11 @@ class State:
         self.host_draws.manual_seed(self._seed(1))
         torch.manual_seed(self._seed(2))
         self.sums.zero_()
+
+    def begin_group(self) -> None:
+        """Start the random numbers of the transforms of the batches that stand at ``step``."""
+        if self.rule >= 2:
+            self.device_draws.manual_seed(self._seed(TRANSFORMS + self.step // self.together))
 
     @property
     def order_seed(self) -> int:

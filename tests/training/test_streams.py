@@ -4,10 +4,13 @@ import json
 
 import numpy as np
 import pytest
+import stopper
 import torch
 from helpers import SMALL, assert_same_result, info
 
+from mnist_exp import compose
 from mnist_exp.data.splits import LoaderSplit
+from mnist_exp.training.components import Components, build_components
 from mnist_exp.training.state import stream_seed
 
 
@@ -48,24 +51,51 @@ def test_two_seeds_train_on_different_batches(command, place):
         assert not torch.equal(states[0]["rng"][stream], states[1]["rng"][stream])
 
 
-def test_a_run_goes_on_by_the_rule_it_was_begun_with(command, place, monkeypatch):
+@pytest.mark.parametrize("rule", [0, 1])
+def test_a_run_goes_on_by_the_rule_it_was_begun_with(command, place, monkeypatch, rule):
     monkeypatch.setenv("MNIST_EXP_ALLOW", "stopper.*")
     arguments = [*SMALL, "schedule.initial_epochs=3", "+logger.stop._target_=stopper.Logger"]
     with monkeypatch.context() as patch:  # as the version before did
-        patch.setattr("mnist_exp.training.experiment.STREAMS", 0)
+        patch.setattr("mnist_exp.training.experiment.STREAMS", rule)
         assert command(*arguments, "hydra.run.dir=whole").status == 0
         patch.setenv("STOP_IN_EPOCH", "2")
         assert command(*arguments, "hydra.run.dir=cut").status == 9
     for run in ("whole", "cut"):
         about = info(place / run)
-        about.pop("streams")  # which did not say so
+        assert about["streams"] == rule
+        if rule == 0:
+            del about["streams"]  # it did not say so
         (place / run / "run.json").write_text(json.dumps(about))
     assert command("train", "resume=cut").status == 0
     assert_same_result(place / "whole", place / "cut")
     assert command(*arguments, "hydra.run.dir=today").status == 0
-    assert info(place / "today")["streams"] == 1
+    assert info(place / "today")["streams"] == 2
     losses = [info(place / run)["metrics"]["val_loss"] for run in ("whole", "today")]
     assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize("step", [33, 70])  # of 75, 32 of which are transformed at once
+def test_a_run_goes_on_among_batches_that_are_transformed_together(command, place, monkeypatch, step):
+    monkeypatch.setenv("MNIST_EXP_ALLOW", "stopper.*")
+    arguments = [*SMALL, "data.train_limit=300", "data.batch_size=4", "model._target_=stopper.Net"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Components, "together", 32)
+        assert command(*arguments, "hydra.run.dir=whole").status == 0
+        patch.setenv("INTERRUPT_IN_STEP", str(step))
+        assert command(*arguments, "hydra.run.dir=cut").status == 130
+        assert torch.load("cut/checkpoints/last.pth", weights_only=True)["step"] == step
+        patch.delenv("INTERRUPT_IN_STEP")
+        assert command("train", "resume=cut").status == 0
+    assert_same_result(place / "whole", place / "cut")
+
+
+def test_a_transform_of_ones_own_gets_batch_by_batch(command, place, monkeypatch):
+    monkeypatch.setenv("MNIST_EXP_ALLOW", "stopper.*")
+    arguments = [*SMALL, "+augment.strong.alike._target_=stopper.Alike", "schedule=cosine"]
+    assert build_components(compose(*SMALL)).together > 1
+    stopper.Alike.sizes.clear()
+    assert command("train", *arguments).status == 0
+    assert set(stopper.Alike.sizes) == {64}
 
 
 class Noisy(torch.utils.data.Dataset):
