@@ -16,7 +16,7 @@ and peers.png; the same command goes on where it was cut off. KEY=VALUE are for 
     original_bf16  the same under bf16 autocast; of both --images images: throughput alone, as training takes hours
     keras          Keras' convnet, left out where it is not installed (pip install keras jax)
     sprint, fast   experiment=sprint, experiment=fast
-    default, default_bf16   the default composition, --images images
+    default, default_fp32   the default composition, --images images
 """
 
 import argparse
@@ -33,7 +33,7 @@ from peers.ours import OURS, figures, missing, words
 
 from mnist_exp.files import atomic_write
 
-LIMITED = ("original_fp32", "original_bf16", "default", "default_bf16")
+LIMITED = ("original_fp32", "original_bf16", "default", "default_fp32")
 NAMES = ("example", "dense", "one_epoch", "original_fp32", "original_bf16", "keras", *OURS)
 
 

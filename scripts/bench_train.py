@@ -36,7 +36,7 @@ class Pair(NamedTuple):
 
 def measure(overrides: Sequence[str], rounds: int, steps: int) -> list[Pair]:
     """Return a pair for each of ``rounds``, whose epochs have so many ``steps``; the first warms up."""
-    fixed = ["data=sample", "data.batch_size=256", "schedule=cosine", "schedule.extra_epochs=0"]
+    fixed = ["data=sample", "data.batch_size=256", "schedule.extra_epochs=0"]
     config = compose(*fixed, *overrides, f"schedule.initial_epochs={rounds}", "schedule.swa_start=null")
     parts = build_components(config)
     trainer, batch, device = parts.trainer, config.data.batch_size, parts.trainer.device

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-RULE = 4  # of digests; to be raised when equal configs get another one than before
+RULE = 5  # of digests; to be raised when equal configs get another one than before
 # keys, with all below them, that say where and as what a run is computed; every other key is what it computes
 PLACES = (
     *(
@@ -39,7 +39,7 @@ _MOVED = {
     "mnist_exp.progress": "mnist_exp.console",
 }
 # keys that configs of older versions do not have, and what they meant by that
-_ADDED = {"schedule.interval": "epoch"}
+_ADDED = {"schedule.interval": "epoch", "augment.label_smoothing": 0}
 _DEPTH = 64  # of mappings, lists and references in each other, which are followed
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
 

@@ -161,12 +161,21 @@ class RandomErasing(nn.Module):
 
 
 class Mixed(NamedTuple):
-    """A batch and its two targets: the loss is ``weight * loss(labels) + (1 - weight) * loss(partners)``."""
+    """A batch and its two targets, int64 [N]; ``weight`` (0..1) of the first. ``label_smoothing``: as of ``Augment``."""
 
     images: Tensor
     labels: Tensor
     partners: Tensor
     weight: float
+    label_smoothing: float = 0.0
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """Return ``weight * cross entropy(labels) + (1 - weight) * cross entropy(partners)``, the mean of the batch."""
+        loss = F.cross_entropy(logits, self.labels, label_smoothing=self.label_smoothing)
+        if self.weight == 1:
+            return loss
+        other = F.cross_entropy(logits, self.partners, label_smoothing=self.label_smoothing)
+        return self.weight * loss + (1 - self.weight) * other
 
 
 Beta = Annotated[float, Field(gt=0, allow_inf_nan=False, description="prob=0 turns mixing off")]
@@ -233,12 +242,17 @@ def _beta(a: float, generator: Generator) -> float:
 
 @checked
 class Augment:
-    """What the trainer takes: ``strong`` with mixing in the first phase, ``light`` without in the last."""
+    """What the trainer takes: ``strong`` with mixing in the first phase, ``light`` without in the last.
 
-    def __init__(self, strong: Compose, light: Compose, mix: Mix | None = None):
+    ``label_smoothing``, in both: the share of each target that is spread over all classes alike.
+    Source: Szegedy et al., "Rethinking the Inception Architecture" (2015), https://arxiv.org/abs/1512.00567.
+    """
+
+    def __init__(self, strong: Compose, light: Compose, mix: Mix | None = None, label_smoothing: Share = 0.0):
         self.strong = strong
         self.light = light
         self.mix = mix
+        self.label_smoothing = label_smoothing
 
     def transforms(self) -> list[str]:
         """Return the keys of all transforms but for normalising."""

@@ -193,3 +193,37 @@ class SmallCNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x).flatten(1))
+
+
+@checked
+class SprintCNN(nn.Module):
+    """Three convolutions without padding and a linear layer, 65,000 parameters, for 99 % in one epoch.
+
+    Wider than SmallCNN at about its cost: the second convolution sees 12 x 12 pixels instead of 14 x 14, the third 5 x 5
+    instead of 7 x 7. Input: float [N, 1, 28, 28]; output: logits [N, num_classes].
+    """
+
+    def __init__(
+        self,
+        channels: Annotated[Sequence[Width], Field(min_length=3, max_length=3)] = (32, 48, 96),
+        ghost_batch_size: Ghost | None = None,
+        num_classes: Classes = 10,
+    ):
+        super().__init__()
+        a, b, c = channels
+        self.features = nn.Sequential(
+            nn.Conv2d(1, a, 5, 2, bias=False),  # 28 -> 12
+            _norm(a, ghost_batch_size),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(a, b, 3, bias=False),
+            nn.MaxPool2d(2),  # 10 -> 5
+            _norm(b, ghost_batch_size),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(b, c, 3, bias=False),  # 5 -> 3
+            _norm(c, ghost_batch_size),
+            nn.ReLU(inplace=True),
+        )
+        self.head = nn.Linear(c * 9, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x).flatten(1))

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from mnist_exp.console import clock
@@ -150,10 +149,13 @@ class Loop:
 
     def _mixed(self, images: Tensor, labels: Tensor) -> Mixed:
         """Return the batch as the phase of this epoch mixes it."""
-        mix = self.parts.augment.mix
-        if mix is None or self.parts.schedule.light(self.state.epoch):
-            return Mixed(images, labels, labels, 1.0)
-        return mix(images, labels, self.state.host_draws)
+        augment = self.parts.augment
+        if augment.mix is None or self.parts.schedule.light(self.state.epoch):
+            mixed = Mixed(images, labels, labels, 1.0)
+        else:
+            mixed = augment.mix(images, labels, self.state.host_draws)
+        smoothing = getattr(augment, "label_smoothing", 0.0)  # somebody's own augment may know none
+        return mixed._replace(label_smoothing=smoothing) if smoothing else mixed
 
     def _lr(self, step: int) -> float:
         return self.parts.schedule.lr(self.state.base_lr, self.state.epoch, step, self.parts.steps)
@@ -221,12 +223,10 @@ def train_step(
     sums: Tensor,
 ) -> None:
     """Take one step on ``batch`` and add its loss and (weighted) hits, summed over the images, to ``sums`` [2]."""
-    images, labels, partners, weight = batch
+    images, labels, partners, weight = batch[:4]
     with autocast:
         logits = forward(images)
-        loss = F.cross_entropy(logits, labels)
-        if weight < 1:
-            loss = weight * loss + (1 - weight) * F.cross_entropy(logits, partners)
+        loss = batch.loss(logits)
     optimizer.zero_grad(set_to_none=True)
     scaler.scale(loss).backward()
     scaler.step(optimizer)

@@ -24,7 +24,7 @@ OURS = {
     "sprint": Own(("experiment=sprint",)),
     "fast": Own(("experiment=fast",)),
     "default": Own((), limited=True),
-    "default_bf16": Own(("trainer.precision=bf16",), limited=True),
+    "default_fp32": Own(("trainer.precision=fp32",), limited=True),
 }
 
 

@@ -20,7 +20,7 @@ _COLOURS = {
     "sprint": "#d55e00",
     "fast": "#009e73",
     "default": "#7f3c8d",
-    "default_bf16": "#b07cc6",
+    "default_fp32": "#b07cc6",
 }
 _TICKS = (50, 80, 90, 95, 97, 98, 99, 99.5, 99.7, 99.8, 99.9)
 _SECONDS = "seconds of training (log scale); scoring is not counted"

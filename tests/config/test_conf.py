@@ -15,7 +15,8 @@ from mnist_exp.errors import UserError
             for group in ("augment", "optimizer", "schedule", "model")
             for name in sorted((PACKAGE.parent / "conf" / group).glob("*.yaml"))
         ),
-        *("experiment=fast", "debug=overfit", "debug=profile", "optimizer.base._target_=torch.optim.NAdam"),
+        *("experiment=fast", "experiment=sprint", "debug=overfit", "debug=profile"),
+        "optimizer.base._target_=torch.optim.NAdam",
     ],
 )
 def test_every_choice_trains(command, choice):

@@ -65,6 +65,14 @@ def test_data_of_ones_own_have_one_recipe_wherever_they_lie():
     assert digest("data=custom", "data.train.augment=false") != digest("data=custom")
 
 
+@pytest.mark.parametrize("key", ["schedule.interval", "augment.label_smoothing"])
+def test_a_config_from_before_a_key_has_the_recipe_of_its_default(key):
+    config = OmegaConf.to_container(compose("data=sample"))
+    group, _, name = key.partition(".")
+    del config[group][name]
+    assert recipe.digest(config) == BASE
+
+
 def test_a_warm_start_is_part_of_it():
     config = OmegaConf.to_container(compose("data=sample"))
     assert len({recipe.digest(config), recipe.digest(config, "runs/a"), recipe.digest(config, "runs/b")}) == 3

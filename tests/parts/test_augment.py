@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
 
 from mnist_exp.errors import UserError
-from mnist_exp.parts.augment import Compose, Mix, Normalize, RandomCrop, RandomErasing, RandomRotation, _beta
+from mnist_exp.parts.augment import Compose, Mix, Mixed, Normalize, RandomCrop, RandomErasing, RandomRotation, _beta
 from mnist_exp.vision import import_torchvision
 
 F = import_torchvision("torchvision.transforms.functional")
@@ -117,6 +118,17 @@ def test_cutmix_weight_is_the_area_that_is_left_even_where_the_box_is_clipped(im
         assert result.weight == pytest.approx(float(own), abs=1e-6)
     top, bottom, left, right = Mix.box(0.75, (0.0, 0.99), 28, 28)  # a quarter of the area, centred in a corner
     assert (top, bottom, left, right) == (0, 7, 20, 28)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_is_that_of_mixed_and_smoothed_targets(images, smoothing):
+    labels, logits = torch.arange(50) % 10, torch.randn(50, 10)
+    for mixed in (Mix(1.0, 1.0, 1.0, 0.5)(images, labels, generator()), Mixed(images, labels, labels, 1.0)):
+        own, partners = (nn.functional.one_hot(target, 10) for target in (mixed.labels, mixed.partners))
+        hard = mixed.weight * own + (1 - mixed.weight) * partners
+        soft = hard * (1 - smoothing) + smoothing / 10
+        loss = mixed._replace(label_smoothing=smoothing).loss(logits)
+        torch.testing.assert_close(loss, nn.functional.cross_entropy(logits, soft))
 
 
 @pytest.mark.parametrize("a", [0.091, 0.35, 1.0])

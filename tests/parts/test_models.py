@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mnist_exp.errors import UserError
-from mnist_exp.parts.models import GhostBatchNorm2d, SmallCNN, WideSmallResNet
+from mnist_exp.parts.models import GhostBatchNorm2d, SmallCNN, SprintCNN, WideSmallResNet
 
 
 def test_the_original_network_has_its_parameters_and_shape():
@@ -21,6 +21,11 @@ def test_the_original_network_has_its_parameters_and_shape():
 def test_small_cnn_is_small():
     assert sum(p.numel() for p in SmallCNN().parameters()) == 29_434
     assert SmallCNN(num_classes=7)(torch.zeros(3, 1, 28, 28)).shape == (3, 7)
+
+
+def test_sprint_cnn_is_small():
+    assert sum(p.numel() for p in SprintCNN().parameters()) == 65_098
+    assert SprintCNN(num_classes=7)(torch.zeros(3, 1, 28, 28)).shape == (3, 7)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
