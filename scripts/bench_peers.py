@@ -14,7 +14,7 @@ and peers.png; the same command goes on where it was cut off. KEY=VALUE are for 
     one_epoch      99 % in one epoch: the data one tensor, batches of 256 in order, one cycle of Adam
     original_fp32  the wide network with plain batch norm on PIL pictures, DataLoader with four workers, SGD
     original_bf16  the same under bf16 autocast; of both --images images: throughput alone, as training takes hours
-    keras          Keras' convnet, left out where it is not installed (pip install keras jax)
+    keras          Keras' convnet, left out where it is not installed (pip install keras tensorflow-cpu)
     sprint, fast   experiment=sprint, experiment=fast
     default, default_fp32   the default composition, --images images
 """
@@ -90,7 +90,7 @@ def begun(options: argparse.Namespace) -> dict[str, Any]:
 
 def reason_to_skip(name: str) -> str | None:
     if name == "keras":
-        return None if backend() else "keras is not installed, or none of its backends: pip install keras jax"
+        return None if backend() else "keras is not installed, or none of its backends: pip install keras tensorflow-cpu"
     return missing(name) if name in OURS else None
 
 
