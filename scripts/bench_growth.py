@@ -67,6 +67,7 @@ def train(data: Path, overrides: list[str], threads: int | None) -> dict[str, An
             f"data.root={data}",
             "model=small_cnn",
             "augment=none",
+            "data.val_size=0",
         ]
         words += ["schedule=one_cycle", "schedule.initial_epochs=1", "schedule.extra_epochs=0", "hydra.run.dir=run"]
         done = run_process([*words, "optimizer=adamw", "evaluate.tta_runs=1", *overrides], Path(folder), threads)

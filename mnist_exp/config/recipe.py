@@ -38,8 +38,12 @@ _MOVED = {
     "mnist_exp.sweep": "mnist_exp.search.sweeper",
     "mnist_exp.progress": "mnist_exp.console",
 }
-# keys that configs of older versions do not have, and what they meant by that
-_ADDED = {"schedule.interval": "epoch", "augment.label_smoothing": 0}
+# keys that configs of older versions do not have, what they meant by that, and the component that takes each
+ADDED = {"schedule.interval": "epoch", "augment.label_smoothing": 0}
+_TAKES = {
+    "schedule.interval": "mnist_exp.parts.schedule.Cosine",
+    "augment.label_smoothing": "mnist_exp.parts.augment.Augment",
+}
 _DEPTH = 64  # of mappings, lists and references in each other, which are followed
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
 
@@ -72,8 +76,15 @@ def values(config: Mapping[str, Any], follow: bool = True) -> dict[str, Any]:
     repetitions. "<key>.(order)" has the order of parts that are applied in turn.
     """
     tree = modernised(followed(config, config) if follow else config)
-    found = _ADDED | flatten(tree) | {f"{key}(order)": names for key, names in _applied_in_turn(tree)}
+    found = ADDED | flatten(tree) | {f"{key}(order)": names for key, names in _applied_in_turn(tree)}
     return {key: _plain(value) for key, value in found.items() if not below(key, (*PLACES, "seed"))}
+
+
+def default_of_added(key: str, config: Mapping[str, Any]) -> Any:
+    """Return what an older ``config``, which has no ``key``, means by that; None if it means nothing."""
+    group = config.get(key.partition(".")[0])
+    takes = isinstance(group, Mapping) and modern(group.get("_target_")) == _TAKES.get(key, ...)
+    return ADDED[key] if takes else None
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

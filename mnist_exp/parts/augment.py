@@ -1,8 +1,8 @@
 """Random transforms of whole batches on the training device, with parameters of its own for each image, and mixing.
 
 A transform is an nn.Module called with (images float [N, 1, H, W], generator on the images' device); every random
-number comes from that generator, so a batch is reproduced from its state. Those that say ``per_image = True`` draw for
-each image on its own, so they may be called with several batches at once; others get batch by batch.
+number comes from that generator, so a batch is reproduced from its state. Those of this module draw for each image on its
+own, so they may be called with several batches at once; somebody's own get batch by batch.
 """
 
 from __future__ import annotations
@@ -35,10 +35,6 @@ class Compose(nn.Module):
         super().__init__()
         self.transforms = nn.ModuleDict(transforms)
 
-    @property
-    def per_image(self) -> bool:
-        return all(getattr(transform, "per_image", False) for transform in self.transforms.values())
-
     def forward(self, images: Tensor, generator: Generator) -> Tensor:
         for transform in self.transforms.values():
             images = transform(images, generator)
@@ -48,8 +44,6 @@ class Compose(nn.Module):
 @checked
 class RandomCrop(nn.Module):
     """Pad by ``padding`` zeros (pixels) and cut the original size out at a random place: torchvision's RandomCrop."""
-
-    per_image = True
 
     def __init__(self, padding: Natural):
         super().__init__()
@@ -77,8 +71,6 @@ class RandomRotation(nn.Module):
     ``interpolation`` "nearest" is torchvision's default.
     """
 
-    per_image = True
-
     def __init__(
         self,
         degrees: Annotated[float, Field(ge=0, le=180)],
@@ -105,8 +97,6 @@ class RandomRotation(nn.Module):
 class Normalize(nn.Module):
     """Subtract ``mean`` and divide by ``std`` (of pixels in 0..1)."""
 
-    per_image = True
-
     def __init__(self, mean: float, std: Positive):
         super().__init__()
         self.mean = mean
@@ -126,7 +116,6 @@ class RandomErasing(nn.Module):
     """
 
     TRIES = 10
-    per_image = True
 
     def __init__(self, p: Share, scale: Pair[Share] = (0.02, 0.15), ratio: Pair[Positive] = (0.3, 3.3)):
         super().__init__()
@@ -161,21 +150,21 @@ class RandomErasing(nn.Module):
 
 
 class Mixed(NamedTuple):
-    """A batch and its two targets, int64 [N]; ``weight`` (0..1) of the first. ``label_smoothing``: as of ``Augment``."""
+    """A batch and its two targets, int64 [N]; ``weight`` (0..1) of the first."""
 
     images: Tensor
     labels: Tensor
     partners: Tensor
     weight: float
-    label_smoothing: float = 0.0
 
-    def loss(self, logits: Tensor) -> Tensor:
-        """Return ``weight * cross entropy(labels) + (1 - weight) * cross entropy(partners)``, the mean of the batch."""
-        loss = F.cross_entropy(logits, self.labels, label_smoothing=self.label_smoothing)
-        if self.weight == 1:
-            return loss
-        other = F.cross_entropy(logits, self.partners, label_smoothing=self.label_smoothing)
-        return self.weight * loss + (1 - self.weight) * other
+
+def mixed_loss(logits: Tensor, batch: Mixed, label_smoothing: float = 0.0) -> Tensor:
+    """Return ``weight * cross entropy(labels) + (1 - weight) * cross entropy(partners)``, the mean over the batch."""
+    _, labels, partners, weight = batch
+    loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    if weight < 1:
+        loss = weight * loss + (1 - weight) * F.cross_entropy(logits, partners, label_smoothing=label_smoothing)
+    return loss
 
 
 Beta = Annotated[float, Field(gt=0, allow_inf_nan=False, description="prob=0 turns mixing off")]
@@ -238,6 +227,13 @@ def _beta(a: float, generator: Generator) -> float:
     if first + second == 0:
         return float(torch.rand((), generator=generator) < 0.5)
     return first / (first + second)
+
+
+def per_image(transform: nn.Module) -> bool:
+    """Whether ``transform`` is known to treat each image on its own; a class made from one of ours is not."""
+    if type(transform) is Compose:
+        return all(per_image(part) for part in transform.transforms.values())
+    return type(transform) in (RandomCrop, RandomRotation, Normalize, RandomErasing)
 
 
 @checked

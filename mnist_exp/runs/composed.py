@@ -71,7 +71,7 @@ class Composed:
         node: Any = config
         for part in key.split("."):
             if not isinstance(node, dict) or part not in node:
-                return None
+                return recipe.default_of_added(key, config)
             node = recipe.followed(node[part], config) if isinstance(node[part], str) else node[part]
         return node if isinstance(node, dict) else _cell(node)
 

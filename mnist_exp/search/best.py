@@ -60,6 +60,10 @@ def _contents(run: RunFolder) -> dict[str, str]:
     config, choices = recipe.modernised(run.config()), run.choices()
     ours = {group: choices[group] for group in _GROUPS if _is_ours(group, choices.get(group))}
     base: Any = OmegaConf.to_container(compose(*(f"{group}={choice}" for group, choice in ours.items())))
+    for key in recipe.ADDED:
+        group, name = key.split(".")
+        if name not in config[group] and base[group].get(name) == recipe.default_of_added(key, config):
+            base[group].pop(name, None)
     _forget_the_search(config, base)
     values = _difference(config, base)
     said: Any = OmegaConf.to_container(OmegaConf.merge(base, values))  # all at once: it follows references
@@ -90,6 +94,7 @@ def _forget_the_search(config: Any, base: Any) -> None:
             here[last] = there[last]
         else:
             here.pop(last, None)
+            there.pop(last, None)
 
 
 def _difference(config: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:

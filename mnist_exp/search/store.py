@@ -186,8 +186,8 @@ def _refuse_another(known: dict[str, Any], search: Search, study: optuna.Study) 
             if config:
                 began, goes_on = _values(config), _values(search.compose(trial.params))
                 break
-    if began is not None and not changes:  # an older version took more for the recipe
-        began = {key: value for key, value in began.items() if not recipe.below(key, recipe.PLACES)}
+    if began is not None and not changes:  # an older version took more for the recipe, or knew less
+        began = recipe.ADDED | {key: value for key, value in began.items() if not recipe.below(key, recipe.PLACES)}
         changes = _changes(began, goes_on)
     if changes:
         before, after = ("  ".join(f"{key}={values[n]}" for key, *values in changes) for n in (0, 1))

@@ -19,9 +19,9 @@ from torch import nn
 from mnist_exp.checked import check_arguments
 from mnist_exp.config.build import build, standing_at
 from mnist_exp.data.sets import CustomData, Data
-from mnist_exp.data.splits import Splits
+from mnist_exp.data.splits import Split, Splits
 from mnist_exp.errors import UserError, require
-from mnist_exp.parts.augment import Augment
+from mnist_exp.parts.augment import Augment, per_image
 from mnist_exp.parts.evaluate import Evaluator
 from mnist_exp.parts.models import GHOSTS, GhostBatchNorm2d
 from mnist_exp.parts.optim import Lookahead
@@ -74,10 +74,9 @@ class Components:
 
     @property
     def together(self) -> int:
-        """Batches that are transformed at once, about 512 images; 1 if a transform may treat images of a batch alike."""
-        phases = (self.augment.strong, self.augment.light)
-        apart = not self.splits.train.own_transforms and all(getattr(phase, "per_image", False) for phase in phases)
-        return max(512 // self.batch_size, 1) if apart else 1
+        """Batches that are transformed at once, about 512 images; 1 where somebody's own part makes or transforms them."""
+        ours = type(self.splits.train) is Split and per_image(self.augment.strong) and per_image(self.augment.light)
+        return max(512 // self.batch_size, 1) if ours else 1
 
     def facts(self) -> dict[str, Any]:
         """Return what run.json says of them."""

@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from mnist_exp.console import clock
 from mnist_exp.errors import RunFailed
-from mnist_exp.parts.augment import Mixed
+from mnist_exp.parts.augment import Mixed, mixed_loss
 from mnist_exp.parts.evaluate import accuracy, nll
 from mnist_exp.runs.folder import RunFolder
 from mnist_exp.signals import Stop, stop_on_signal
@@ -113,14 +112,7 @@ class Loop:
             lr = self._lr(state.step)
             for group in parts.optimizer.param_groups:
                 group["lr"] = lr
-            train_step(
-                parts.forward,
-                self._mixed(images, labels),
-                parts.optimizer,
-                state.scaler,
-                parts.trainer.autocast(),
-                state.sums,
-            )
+            self._step(self._mixed(images, labels))
             state.step += 1
             state.total_steps += 1
             now = time.monotonic()
@@ -136,7 +128,7 @@ class Loop:
         return lr
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield what is left of this epoch's batches as its phase transforms them, several at once: half the time."""
+        """Yield what is left of this epoch's batches as its phase transforms them, several in one go: it takes half as long."""
         state, train, size = self.state, self.parts.splits.train, self.parts.batch_size
         augment, light = self.parts.augment, self.parts.schedule.light(state.epoch)
         done = state.step // state.together
@@ -149,13 +141,29 @@ class Loop:
 
     def _mixed(self, images: Tensor, labels: Tensor) -> Mixed:
         """Return the batch as the phase of this epoch mixes it."""
-        augment = self.parts.augment
-        if augment.mix is None or self.parts.schedule.light(self.state.epoch):
-            mixed = Mixed(images, labels, labels, 1.0)
-        else:
-            mixed = augment.mix(images, labels, self.state.host_draws)
-        smoothing = getattr(augment, "label_smoothing", 0.0)  # somebody's own augment may know none
-        return mixed._replace(label_smoothing=smoothing) if smoothing else mixed
+        mix = self.parts.augment.mix
+        if mix is None or self.parts.schedule.light(self.state.epoch):
+            return Mixed(images, labels, labels, 1.0)
+        return mix(images, labels, self.state.host_draws)
+
+    def _step(self, batch: Mixed) -> None:
+        """Take one step on ``batch`` and add its loss and (weighted) hits, summed over the images, to the epoch's sums."""
+        state, parts = self.state, self.parts
+        images, labels, partners, weight = batch
+        smoothing = getattr(parts.augment, "label_smoothing", 0.0)  # somebody's own augment may know none
+        with parts.trainer.autocast():
+            logits = parts.forward(images)
+            loss = mixed_loss(logits, batch, smoothing)
+        parts.optimizer.zero_grad(set_to_none=True)
+        state.scaler.scale(loss).backward()
+        state.scaler.step(parts.optimizer)
+        state.scaler.update()
+        with torch.no_grad():
+            guess = logits.argmax(1)
+            hits = (guess == labels).sum() * weight
+            if weight < 1:
+                hits = hits + (guess == partners).sum() * (1 - weight)
+            state.sums += torch.stack([loss.detach() * len(labels), hits]).to(state.sums.dtype)
 
     def _lr(self, step: int) -> float:
         return self.parts.schedule.lr(self.state.base_lr, self.state.epoch, step, self.parts.steps)
@@ -212,31 +220,6 @@ class Loop:
         when = torch.profiler.schedule(wait=1, warmup=2, active=20, repeat=1)
         with torch.profiler.profile(schedule=when, on_trace_ready=write) as self.profiler:
             yield
-
-
-def train_step(
-    forward: Callable[[Tensor], Tensor],
-    batch: Mixed,
-    optimizer: Optimizer,
-    scaler: torch.amp.GradScaler,
-    autocast: torch.autocast,
-    sums: Tensor,
-) -> None:
-    """Take one step on ``batch`` and add its loss and (weighted) hits, summed over the images, to ``sums`` [2]."""
-    images, labels, partners, weight = batch[:4]
-    with autocast:
-        logits = forward(images)
-        loss = batch.loss(logits)
-    optimizer.zero_grad(set_to_none=True)
-    scaler.scale(loss).backward()
-    scaler.step(optimizer)
-    scaler.update()
-    with torch.no_grad():
-        guess = logits.argmax(1)
-        hits = (guess == labels).sum() * weight
-        if weight < 1:
-            hits = hits + (guess == partners).sum() * (1 - weight)
-        sums += torch.stack([loss.detach() * len(labels), hits]).to(sums.dtype)
 
 
 def _report(row: dict[str, Any], epochs: int, better: bool) -> None:

@@ -13,17 +13,19 @@ from torch.optim.swa_utils import AveragedModel
 from mnist_exp.training.checkpoints import shapes
 from mnist_exp.training.components import Components
 
-STREAMS = 2  # the rule by which runs that begin now draw their random numbers; kept in run.json
+# The rule by which runs that begin now draw their random numbers; kept in run.json. 2: each group of batches has a stream
+# of its own for its transforms. 1: all of an epoch have one. 0: and 256 seeds share it.
+STREAMS = 2
 TRANSFORMS = 4  # of the streams of an epoch the first for transforms; each group of batches has its own
 
 
 class State:
-    """All that the next step of a training depends on. ``rule``: see ``stream_seed``; below 2, an epoch's transforms are
-    of one stream, batch by batch.
+    """All that the next step of a training depends on. ``rule``: see ``STREAMS``.
 
     ``epoch`` (from 1) and ``step`` (from 0) of the next step to take; ``total_steps`` taken; ``base_lr``, the rate that
-    the optimizer was built with; ``together``, how many batches are transformed at once; ``average`` of the weights, None if the schedule has none; ``device_draws`` and
-    ``host_draws``, the random numbers of transforms and of mixing; ``sums`` of loss and hits of this epoch.
+    the optimizer was built with; ``together``, how many batches are transformed at once; ``average`` of the weights, None
+    if the schedule has none; ``device_draws`` and ``host_draws``, the random numbers of transforms and of mixing; ``sums``
+    of loss and hits of this epoch.
     """
 
     def __init__(self, parts: Components, seed: int, rule: int = STREAMS):

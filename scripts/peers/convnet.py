@@ -8,9 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from peers.competitors import digits
-
-# of one's name, the package; an epoch took 17, 30 and 45 s on two cores of an AMD EPYC
+# of one's name, the package; a first epoch took 17, 30 and 45 s on two cores of an AMD EPYC
 BACKENDS = {"tensorflow": "tensorflow", "torch": "torch", "jax": "jax"}
 
 
@@ -23,6 +21,8 @@ def backend() -> str | None:
 
 def train(folder: Path, seed: int, epochs: int) -> dict[str, Any]:
     """Return what ``run.train`` does. All 60,000 images are trained on; what it compiles is within the first epoch."""
+    from peers.competitors import digits  # imports torch, which the process that starts others is to be without
+
     threads = os.environ.get("OMP_NUM_THREADS")
     if threads is not None and sys.platform == "linux":  # which JAX does not ask for
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(threads)])

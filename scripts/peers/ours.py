@@ -22,6 +22,7 @@ class Own:
 
 OURS = {
     "sprint": Own(("experiment=sprint",)),
+    "sprint_fp32": Own(("experiment=sprint", "trainer.precision=fp32")),
     "fast": Own(("experiment=fast",)),
     "default": Own((), limited=True),
     "default_fp32": Own(("trainer.precision=fp32",), limited=True),

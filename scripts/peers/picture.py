@@ -18,6 +18,7 @@ _COLOURS = {
     "original_bf16": "#444444",
     "keras": "#56b4e9",
     "sprint": "#d55e00",
+    "sprint_fp32": "#e08a5b",
     "fast": "#009e73",
     "default": "#7f3c8d",
     "default_fp32": "#b07cc6",
@@ -45,7 +46,7 @@ def _accuracy(axes: "Axes", found: Row) -> None:
         runs = [row for row in of(found, name) if row["epochs"]]
         if not runs:
             continue
-        colour, means = _COLOURS[name], []
+        colour, means = _COLOURS.get(name, "black"), []
         for epochs in zip(*(row["epochs"] for row in runs), strict=True):
             xs, ys = [epoch["seconds"] for epoch in epochs], [_error(epoch["test_acc"]) for epoch in epochs]
             axes.scatter(xs, ys, s=14, color=colour, alpha=0.45, linewidths=0)
@@ -121,7 +122,7 @@ def _speed(axes: "Axes", found: Row) -> None:
     order = sorted(speeds, key=lambda name: statistics.median(speeds[name]))
     for height, name in enumerate(order):
         median, part = statistics.median(speeds[name]), share(found, name)
-        axes.barh(height, median, color=_COLOURS[name], height=0.62)
+        axes.barh(height, median, color=_COLOURS.get(name, "black"), height=0.62)
         axes.hlines(height, min(speeds[name]), max(speeds[name]), color="black", linewidth=1.2)
         told = f"{median:,.0f}" + ("" if part is None else f"  ({part:.0f} % of matmul)")
         axes.annotate(told, (max(speeds[name]), height), (6, 0), textcoords="offset points", va="center", fontsize=9)

@@ -67,7 +67,18 @@ def time_to(runs: list[Row], target: float) -> str:
 
 def table(found: Row) -> str:
     """Return the table of all competitors, and why those are left out that did not run."""
-    heads = ["competitor", "images/s", "train s", "to 99.0 %", "to 99.5 %", "test %", "wall s", "MiB", "of matmul"]
+    heads = [
+        "competitor",
+        "precision",
+        "images/s",
+        "train s",
+        "to 99.0 %",
+        "to 99.5 %",
+        "test %",
+        "wall s",
+        "MiB",
+        "of matmul",
+    ]
     heads += [f"images/s, x {reference}" for reference in REFERENCES] + [f"train s, x {REFERENCES[0]}"]
     lines = [heads]
     for name in names(found):
@@ -77,6 +88,7 @@ def table(found: Row) -> str:
         lines.append(
             [
                 name,
+                runs[0]["precision"],
                 spread([row["images_per_s"] for row in runs], ",.0f"),
                 f"{statistics.median(row['seconds'] for row in runs):.1f}",
                 *(time_to(runs, target) for target in TARGETS),

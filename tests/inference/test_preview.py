@@ -12,8 +12,8 @@ from PIL import Image
 
 from mnist_exp.config.job import checked_config
 from mnist_exp.parts.augment import Mix
-from mnist_exp.training import loop
 from mnist_exp.training.components import build_components
+from mnist_exp.training.loop import Loop
 from mnist_exp.training.preview import OWN, Example, examples, when_used
 
 MIXED = [
@@ -64,13 +64,13 @@ def test_the_picture_can_be_printed(place):
 
 
 def test_what_is_shown_is_what_the_run_trains_on(command, monkeypatch):
-    batches, step = [], loop.train_step
+    batches, step = [], Loop._step
 
-    def spy(forward, batch, *others):
+    def spy(self, batch):
         batches.append(batch)
-        step(forward, batch, *others)
+        step(self, batch)
 
-    monkeypatch.setattr(loop, "train_step", spy)
+    monkeypatch.setattr(Loop, "_step", spy)
     assert command("train", *MIXED, "trainer.max_steps=16").status == 0
     found = built(*MIXED)
     assert len(found) == len(batches) == 16

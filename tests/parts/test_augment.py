@@ -5,7 +5,18 @@ import torch
 from torch import nn
 
 from mnist_exp.errors import UserError
-from mnist_exp.parts.augment import Compose, Mix, Mixed, Normalize, RandomCrop, RandomErasing, RandomRotation, _beta
+from mnist_exp.parts.augment import (
+    Compose,
+    Mix,
+    Mixed,
+    Normalize,
+    RandomCrop,
+    RandomErasing,
+    RandomRotation,
+    _beta,
+    mixed_loss,
+    per_image,
+)
 from mnist_exp.vision import import_torchvision
 
 F = import_torchvision("torchvision.transforms.functional")
@@ -92,6 +103,18 @@ def test_images_of_a_batch_get_different_parameters_and_a_seed_repeats_them(imag
     assert len(once.flatten(1).unique(dim=0)) > 45
 
 
+def test_only_what_is_known_to_treat_images_apart_gets_several_batches():
+    class OneOf(Compose):
+        pass
+
+    class AllAlike(RandomCrop):
+        pass
+
+    assert per_image(Compose(crop=RandomCrop(2), both=Compose(normalize=Normalize(0.1, 0.3))))
+    for own in (OneOf(crop=RandomCrop(2)), Compose(crop=AllAlike(2)), Compose(blur=nn.Identity())):
+        assert not per_image(own)
+
+
 def test_mixing_happens_as_often_as_asked(images):
     labels, draws = torch.arange(50), generator()
     mix = Mix(prob=0.102, mixup_alpha=0.091, cutmix_beta=0.35, cutmix_prob=0.8)
@@ -127,7 +150,7 @@ def test_the_loss_is_that_of_mixed_and_smoothed_targets(images, smoothing):
         own, partners = (nn.functional.one_hot(target, 10) for target in (mixed.labels, mixed.partners))
         hard = mixed.weight * own + (1 - mixed.weight) * partners
         soft = hard * (1 - smoothing) + smoothing / 10
-        loss = mixed._replace(label_smoothing=smoothing).loss(logits)
+        loss = mixed_loss(logits, mixed, smoothing)
         torch.testing.assert_close(loss, nn.functional.cross_entropy(logits, soft))
 
 

@@ -57,6 +57,10 @@ def test_compare_reads_them_and_knows_repetitions_of_today(command, older):
     assert done.status == 0, done.err
     assert done.out.startswith("6 runs: 4 finished, 2 interrupted")
     assert "1,2,3" in pd.read_csv("groups.csv")["seeds"].tolist()
+    for key in recipe.ADDED:  # of which they say nothing
+        done = command("compare", "runs", "--group-by", key, "--csv", "groups.csv")
+        assert done.status == 0, done.err
+        assert "1,2,3" in pd.read_csv("groups.csv")["seeds"].tolist()
     today = info(Path("runs/today"))
     for known in (None, {"rule": 0, "digest": "made by another rule"}):
         Path("runs/today/run.json").write_text(json.dumps({**today, "recipe": known}))
@@ -110,6 +114,7 @@ def test_a_best_experiment_can_be_trained(command, older):
 
 def test_the_best_of_an_older_search_has_its_recipe(command, older):
     assert command("compare", "sweeps/quick").status == 0
+    assert [path.name for path in Path("sweeps/quick/conf").iterdir()] == ["experiment"]  # the groups are ours
     done = command("train", "--config-dir", "sweeps/quick/conf", "--cfg", "job", "experiment=best")
     assert done.status == 0, done.err
     configs = [OmegaConf.create(done.out), OmegaConf.load("sweeps/quick/trial-0/.hydra/config.yaml")]

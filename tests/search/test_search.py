@@ -66,8 +66,10 @@ def test_repeating_the_command_does_what_is_left_and_no_point_twice(command, pla
     storage = f"sqlite:///{place}/outputs/sweeps/quick/study.db"
     study = optuna.load_study(study_name="quick", storage=storage)
     known = study.user_attrs["search"]
-    # an older version took how it is compiled for a part of the recipe
-    study.set_user_attr("search", {**known, "recipe": {**known["recipe"], "trainer.compile": False}})
+    # an older version took how it is compiled for a part of the recipe, and did not know how labels are smoothed
+    older = {**known["recipe"], "trainer.compile": False}
+    del older["augment.label_smoothing"]
+    study.set_user_attr("search", {**known, "recipe": older})
     before = [(t.params, t.value, t.datetime_complete) for t in trials(place)]
     assert command(*TINY, "hydra.sweeper.n_trials=2").status == 0
     assert [(t.params, t.value, t.datetime_complete) for t in trials(place)] == before
