@@ -167,6 +167,7 @@ def mixed_loss(logits: Tensor, batch: Mixed, label_smoothing: float = 0.0) -> Te
     return loss
 
 
+Smoothing = Annotated[float, Field(ge=0, lt=1)]
 Beta = Annotated[float, Field(gt=0, allow_inf_nan=False, description="prob=0 turns mixing off")]
 
 
@@ -244,7 +245,7 @@ class Augment:
     Source: Szegedy et al., "Rethinking the Inception Architecture" (2015), https://arxiv.org/abs/1512.00567.
     """
 
-    def __init__(self, strong: Compose, light: Compose, mix: Mix | None = None, label_smoothing: Share = 0.0):
+    def __init__(self, strong: Compose, light: Compose, mix: Mix | None = None, label_smoothing: Smoothing = 0.0):
         self.strong = strong
         self.light = light
         self.mix = mix
