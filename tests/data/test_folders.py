@@ -75,14 +75,19 @@ def test_a_tree_trains_as_a_built_in_set_does(command, place, monkeypatch):
     from mnist_exp.parts.augment import RandomRotation
 
     rotate = RandomRotation.forward
-    monkeypatch.setattr(RandomRotation, "forward", lambda self, *batch: seen.append(1) or rotate(self, *batch))
+
+    def counted(self, images, generator):
+        seen.append(len(images))
+        return rotate(self, images, generator)
+
+    monkeypatch.setattr(RandomRotation, "forward", counted)
     done = command(*TRAIN, "hydra.run.dir=run")
     assert done.status == 0, done.err
     about = info(place / "run")
     sizes = {key: about["dataset"][key] for key in ("train", "val", "test")}
     assert sizes == {"train": 51, "val": 9, "test": 15}
     assert about["metrics"]["test_acc"] > 60
-    assert len(seen) == 4 * 3, "the augment group applies to each batch of training, to no other"
+    assert sum(seen) == 4 * 51, "the augment group applies to each image of training, to no other"
     assert_classes(command, place / "run", classes)
     assert command(*TRAIN, "hydra.run.dir=cut", "trainer.max_steps=6").status == 0
     about = info(place / "cut")
