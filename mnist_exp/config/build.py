@@ -19,8 +19,8 @@ from mnist_exp.vision import import_torchvision
 ALLOW = "MNIST_EXP_ALLOW"
 _PARTS = {
     "mnist_exp.data.sets": "Data ImageFolder CustomData image_folder",
-    "mnist_exp.parts.models": "WideSmallResNet SmallCNN SprintCNN",
-    "mnist_exp.parts.augment": "Augment Compose RandomCrop RandomRotation Normalize RandomErasing Mix",
+    "mnist_exp.parts.models": "WideSmallResNet SmallCNN SprintCNN PlainCNN",
+    "mnist_exp.parts.augment": "Augment Compose RandomCrop RandomRotation RandomAffine Normalize RandomErasing Mix",
     "mnist_exp.parts.optim": "Lookahead",
     "mnist_exp.parts.schedule": "Schedule Cosine OneCycle",
     "mnist_exp.parts.trainer": "Trainer",

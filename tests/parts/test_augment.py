@@ -10,6 +10,7 @@ from mnist_exp.parts.augment import (
     Mix,
     Mixed,
     Normalize,
+    RandomAffine,
     RandomCrop,
     RandomErasing,
     RandomRotation,
@@ -48,6 +49,44 @@ def test_rotation_is_torchvisions(images, mode):
         theirs = F.rotate(images[i], float(angles[i]), F.InterpolationMode(mode))
         different = (ours[i] - theirs).abs() > 1e-3
         assert different.sum() <= (3 if mode == "nearest" else 0)  # a sample on the edge of two pixels may round
+
+
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+def test_affine_is_torchvisions(images, mode):
+    angles, shears, factors = (
+        torch.linspace(-20, 20, 50),
+        torch.linspace(15, -15, 50).roll(9),
+        torch.linspace(1.2, 0.8, 50),
+    )
+    shift = torch.randint(-3, 4, (2, 50), generator=generator())
+    ours = RandomAffine(interpolation=mode).affine(images, angles, shift / 28, factors, shears)
+    for i in range(50):
+        given = float(angles[i]), shift[:, i].tolist(), float(factors[i]), [float(shears[i]), 0.0]
+        different = (ours[i] - F.affine(images[i], *given, F.InterpolationMode(mode))).abs() > 1e-3
+        assert different.sum() <= (3 if mode == "nearest" else 0)
+
+
+def test_affine_draws_uniformly_over_its_ranges(monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(RandomAffine, "affine", lambda self, images, *values: drawn.update(enumerate(values)))
+    RandomAffine(degrees=10, translate=0.1, scale=(0.8, 1.1), shear=5)(torch.zeros(4000, 1, 28, 28), generator())
+    for values, low, high in (
+        (drawn[0], -10, 10),
+        *((x, -0.1, 0.1) for x in drawn[1]),
+        (drawn[2], 0.8, 1.1),
+        (drawn[3], -5, 5),
+    ):
+        share = (values - low) / (high - low)
+        assert share.min() >= 0
+        assert share.max() <= 1
+        torch.testing.assert_close(
+            share.sort().values, torch.linspace(0, 1, 4000), atol=0.03, rtol=0
+        )  # Kolmogorov-Smirnov
+    assert abs(torch.corrcoef(torch.stack([drawn[0], *drawn[1], drawn[2], drawn[3]])) - torch.eye(5)).max() < 0.07
+
+
+def test_affine_without_ranges_changes_nothing(images):
+    torch.testing.assert_close(RandomAffine()(images, generator()), images, atol=1e-5, rtol=0)
 
 
 def test_normalise_is_torchvisions(images):
@@ -110,7 +149,7 @@ def test_only_what_is_known_to_treat_images_apart_gets_several_batches():
     class AllAlike(RandomCrop):
         pass
 
-    assert per_image(Compose(crop=RandomCrop(2), both=Compose(normalize=Normalize(0.1, 0.3))))
+    assert per_image(Compose(crop=RandomCrop(2), affine=RandomAffine(5), both=Compose(normalize=Normalize(0.1, 0.3))))
     for own in (OneOf(crop=RandomCrop(2)), Compose(crop=AllAlike(2)), Compose(blur=nn.Identity())):
         assert not per_image(own)
 
@@ -173,6 +212,9 @@ def test_beta_has_its_mean_and_variance(a):
         (lambda: RandomErasing(0.5, (0.2, 0.1)), "scale"),
         (lambda: RandomCrop(-1), "padding"),
         (lambda: RandomRotation(8, "cubic"), "interpolation"),
+        (lambda: RandomAffine(8, scale=(1.1, 0.9)), "scale"),
+        (lambda: RandomAffine(8, translate=2), "translate is 2"),
+        (lambda: RandomAffine(8, shear=90), "shear is 90"),
     ],
 )
 def test_impossible_values_name_the_parameter(build, key):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mnist_exp.errors import UserError
-from mnist_exp.parts.models import GhostBatchNorm2d, SmallCNN, SprintCNN, WideSmallResNet
+from mnist_exp.parts.models import GhostBatchNorm2d, PlainCNN, SmallCNN, SprintCNN, WideSmallResNet
 
 
 def test_the_original_network_has_its_parameters_and_shape():
@@ -21,6 +21,16 @@ def test_the_original_network_has_its_parameters_and_shape():
 def test_small_cnn_is_small():
     assert sum(p.numel() for p in SmallCNN().parameters()) == 29_434
     assert SmallCNN(num_classes=7)(torch.zeros(3, 1, 28, 28)).shape == (3, 7)
+
+
+def test_plain_cnn_has_six_convolutions_without_padding():
+    model = PlainCNN(num_classes=7)
+    convolutions = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert [m.out_channels for m in convolutions] == [32, 32, 64, 64, 128, 128]
+    assert {m.padding for m in convolutions} == {(0, 0)}
+    assert model(torch.zeros(3, 1, 28, 28)).shape == (3, 7)
+    assert sum(p.numel() for p in PlainCNN().parameters()) == 307_370
+    assert sum(isinstance(m, GhostBatchNorm2d) for m in PlainCNN(ghost_batch_size=32).modules()) == 6
 
 
 def test_sprint_cnn_is_small():

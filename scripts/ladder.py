@@ -1,0 +1,267 @@
+"""The table of results and the first picture of the README, from the folders of runs.
+
+    python scripts/ladder.py FOLDER [--peers peers.json] [--output .github] [--readme README.md]
+
+FOLDER holds a folder for each row of the table, called as the row will be: finished runs of one recipe, a seed each, or
+what ``evaluate RUN RUN ... --output`` wrote of an ensemble of runs in FOLDER. Rows measured before stay in
+ladder.json of --output until FOLDER has them again. --output gets ladder.json, with every run, and ladder.png; the README
+the table, between its two marks. ``reproduce.py`` runs any row again.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from error_axes import Named, error, frame, label
+from peers.ours import figures
+
+from mnist_exp import load_runs
+from mnist_exp.config.recipe import below
+from mnist_exp.errors import UserError
+from mnist_exp.files import atomic_write
+from mnist_exp.runs.folder import EVALUATION, RunFolder
+from mnist_exp.runs.pictures import drawn
+from mnist_exp.statistics import wilson
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Row = dict[str, Any]
+MARKS = ("<!-- ladder: begin -->\n", "<!-- ladder: end -->")
+ORDER = ("sprint", "fast", "accurate", "headline", "ensemble")  # others follow, as they are called
+# said elsewhere, not measured here: by the original's script, and by https://arxiv.org/abs/2008.10400
+CLAIMS = (
+    ("ObsCure MNIST, best of 200 epochs, chosen on test", 99.78),
+    ("An et al. 2020, vote of three CNNs, best epochs chosen on test", 99.87),
+    ("An et al. 2020, ensemble of such ensembles", 99.91),
+)
+_COLOURS = ("#0072b2", "#009e73", "#d55e00", "#7f3c8d", "#444444")  # of which Okabe and Ito's are three
+_PLACES = ("data.root", "data.fallback", "hydra", "paths", "seed")
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    parser.add_argument("--peers", type=Path, default=Path(".github/peers.json"), metavar="FILE")
+    parser.add_argument("--output", type=Path, default=Path(".github"), metavar="FOLDER")
+    parser.add_argument("--readme", type=Path, default=Path("README.md"), metavar="FILE")
+    options = parser.parse_args()
+    if not options.folder.is_dir():
+        raise UserError(f"FOLDER is {options.folder}; it must be a folder that holds one for each row")
+    return options
+
+
+def measured(folder: Path) -> dict[str, Row]:
+    """Return the rows that ``folder`` holds; raises UserError where a row's runs are not repetitions of one recipe."""
+    singles: dict[str, Row] = {}
+    together: dict[str, Path] = {}
+    for place in sorted(path for path in folder.iterdir() if path.is_dir()):
+        if (place / EVALUATION).exists():
+            together[place.name] = place
+        else:
+            row = of_runs(place)
+            if row is not None:
+                singles[place.name] = row
+    return singles | {name: of_ensemble(place, folder) for name, place in together.items()}
+
+
+def of_runs(place: Path) -> Row | None:
+    """Return the row of finished runs of one recipe, a seed each; None where there is none yet."""
+    table = load_runs(str(place))
+    table = table[table["status"] == "finished"] if len(table) else table
+    if not len(table):
+        return None
+    runs = sorted((RunFolder.open(Path(path)) for path in table["path"]), key=lambda run: run.info["seed"])
+    told: Row = {"recipes": table["recipe"], "data": table["data_id"], "precisions": [run.info["precision"] for run in runs]}
+    for what, values in told.items():
+        if len(set(values)) > 1:
+            raise UserError(f"{place} holds runs of several {what}; a row is of one, with a seed each")
+    if table["seed"].duplicated().any():
+        raise UserError(f"{place} holds several runs of one seed")
+    first = runs[0].info
+    row: Row = {"overrides": [o for o in first["overrides"] if not below(o.partition("=")[0], _PLACES)]}
+    row |= {key: first[key] for key in ("dataset", "device_name", "precision", "parameters", "epochs")}
+    row |= {"torch": first["versions"]["torch"], "runs": [of_run(run) for run in runs]}
+    row["dataset"] = {key: value for key, value in row["dataset"].items() if key != "classes"}
+    return row
+
+
+def of_run(run: RunFolder) -> Row:
+    """Return what a row says of each of its runs."""
+    metrics = {key: run.info["metrics"].get(key) for key in ("val_acc", "test_acc", "test_acc_tta")}
+    trained = figures(run.path, limited=False)["seconds"]
+    wall = {"train_seconds": round(trained, 1), "seconds": run.info["seconds"], "test_scored": run.test_scored}
+    return {"seed": run.info["seed"], "git_sha": run.info["git_sha"], **metrics, **wall}
+
+
+def of_ensemble(place: Path, folder: Path) -> Row:
+    """Return the row of what ``evaluate`` wrote to ``place``; its members are runs in ``folder``."""
+    found = json.loads((place / EVALUATION).read_text())
+    if found["split"] != "test":
+        raise UserError(f"{place / EVALUATION} is of {found['split']}; type --split test")
+    members = []
+    for member in found["members"]:
+        path = Path(member["run"]).resolve()
+        if folder.resolve() not in path.parents:
+            raise UserError(f"{place / EVALUATION}: {path} does not lie in {folder}")
+        info, of = RunFolder.open(path).info, path.relative_to(folder.resolve()).parts[0]
+        members.append({"row": of, "seed": info["seed"], "test_acc": member["accuracy"], "seconds": info["seconds"]})
+    first = RunFolder.open(Path(found["members"][0]["run"])).info
+    row: Row = {"tta_runs": found["tta_runs"], "members": members, **found["scores"], "device_name": first["device_name"]}
+    return row | {"precision": first["precision"], "torch": first["versions"]["torch"]}
+
+
+def ordered(rows: dict[str, Row]) -> list[str]:
+    return [name for name in ORDER if name in rows] + sorted(set(rows) - set(ORDER))
+
+
+def summary(row: Row) -> Row:
+    """Return the figures of a row: of an ensemble, or the means over the seeds."""
+    if "members" in row:
+        seconds = sum(member["seconds"] for member in row["members"])
+        scores = {"test_acc": row["accuracy"], "low": row["low"], "high": row["high"], "tta": None}
+        return scores | {"train_seconds": seconds, "seconds": seconds, "each": [row["accuracy"]]}
+    runs = row["runs"]
+
+    def mean(key: str) -> float | None:
+        found = [run[key] for run in runs if run[key] is not None]
+        return statistics.mean(found) if found else None
+
+    accuracy, images = mean("test_acc"), row["dataset"]["test"]
+    assert accuracy is not None
+    low, high = (float(end) for end in wilson(accuracy / 100 * images, images))
+    scores = {"test_acc": accuracy, "low": low, "high": high, "tta": mean("test_acc_tta"), "val": mean("val_acc")}
+    times = {"train_seconds": mean("train_seconds"), "seconds": mean("seconds")}
+    return scores | times | {"each": [run["test_acc"] for run in runs]}
+
+
+def took(seconds: float) -> str:
+    """Return a duration as a person says it."""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def command(name: str, row: Row) -> str:
+    """Return what was typed for a row, but for places and the seed."""
+    if "members" in row:
+        groups: dict[str, list[str]] = {member["row"]: [] for member in row["members"]}
+        for member in row["members"]:
+            groups[member["row"]].append(str(member["seed"]))
+        of = ", ".join(f"`{of}` {', '.join(seeds)}" for of, seeds in groups.items())
+        return f"`evaluate RUN RUN ... --split test --tta {row['tta_runs']}`, the runs of {of}"
+    return f"`train {' '.join(row['overrides'])}`"
+
+
+def table(rows: dict[str, Row]) -> str:
+    """Return the README's table of ``rows``, as Markdown."""
+    lines = [
+        "| Name | Command | Test (95 % interval) | Each seed | With TTA | Validation | Training | In all |",
+        "|---" * 8 + "|",
+    ]
+    for name in ordered(rows):
+        row, found = rows[name], summary(rows[name])
+        single = "runs" in row
+        cells = [
+            f"**{name}**" if name in ORDER else name,
+            command(name, row),
+            f"{found['test_acc']:.2f} % ({found['low']:.2f} to {found['high']:.2f})",
+            ", ".join(f"{run['seed']}: {run['test_acc']:.2f}" for run in row["runs"])
+            if single
+            else f"{row['wrong']} wrong",
+            f"{found['tta']:.2f} %" if found["tta"] is not None else "-" if single else "in it",
+            f"{found['val']:.2f} %" if found.get("val") is not None else "-",
+            took(found["train_seconds"]) if single else "-",
+            took(found["seconds"]),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def placed(text: str, readme: str) -> str:
+    """Return ``readme`` with ``text`` between its two marks."""
+    if not all(readme.count(mark) == 1 for mark in MARKS):
+        raise UserError(f"the README must have each of {MARKS[0].strip()} and {MARKS[1]} once")
+    before, _, rest = readme.partition(MARKS[0])
+    return f"{before}{MARKS[0]}{text}{MARKS[1]}{rest.partition(MARKS[1])[2]}"
+
+
+def picture(rows: dict[str, Row], peers: Row | None) -> bytes:
+    """Return the chart as PNG: the mean of each row with its interval, the peers' epochs, and what others claim."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10.5, 6.2), layout="constrained")
+    axes = figure.subplots()
+    ends = _rows(axes, rows) + (_peers(axes, peers) if peers else [])
+    frame(axes, (99.0, 99.5), (0.06, 1.6))
+    left = axes.get_xlim()[0] * 1.1
+    for text, accuracy in CLAIMS:
+        axes.axhline(error(accuracy), color="#b03030", linewidth=1, linestyle=":", zorder=0)
+        told = f"claimed, not measured here: {text}, {accuracy} %"
+        axes.annotate(told, (left, error(accuracy)), (0, 2), textcoords="offset points", fontsize=8, color="#b03030")
+    label(axes, ends)
+    axes.set_xlabel("seconds of training (log scale)")
+    machines = sorted({row["device_name"] for row in rows.values()})
+    axes.set_title(f"MNIST test accuracy against training time, {'; '.join(machines)}")
+    return drawn(figure)
+
+
+def _rows(axes: "Axes", rows: dict[str, Row]) -> list[Named]:
+    """Draw ``rows``; return their names' places. A bar is what 10,000 images can tell, dots are seeds."""
+    ends = []
+    for number, name in enumerate(ordered(rows)):
+        row, found = rows[name], summary(rows[name])
+        colour = _COLOURS[number % len(_COLOURS)]
+        x, y = found["train_seconds"], error(found["test_acc"])
+        ends_of_bar = [[y - error(found["high"])], [error(found["low"]) - y]]
+        axes.errorbar([x], [y], ends_of_bar, marker="o", color=colour, capsize=3, markersize=7)
+        axes.scatter([x] * len(found["each"]), [error(each) for each in found["each"]], s=12, color=colour, alpha=0.5)
+        ends.append((x, y, f"{name}  {found['test_acc']:.2f} %", colour))
+        if found["tta"] is not None and row["epochs"] > 5:
+            axes.scatter([x], [error(found["tta"])], marker="^", s=40, facecolors="none", edgecolors=colour)
+    return ends
+
+
+def _peers(axes: "Axes", peers: Row) -> list[Named]:
+    """Draw the others of ``bench_peers.py``, a line over the means of their epochs; return their names' places."""
+    from peers.ours import OURS
+    from peers.report import names, of
+
+    ends = []
+    for name in names(peers):
+        runs = [row for row in of(peers, name) if row["epochs"]]
+        if name in OURS or not runs:
+            continue
+        means = [
+            (statistics.mean(e["seconds"] for e in epochs), error(statistics.mean(e["test_acc"] for e in epochs)))
+            for epochs in zip(*(row["epochs"] for row in runs), strict=True)
+        ]
+        axes.plot(*zip(*means, strict=True), color="#999999", marker=".", linewidth=1)
+        accuracy = statistics.mean(row["epochs"][-1]["test_acc"] for row in runs)
+        ends.append((*means[-1], f"{name}  {accuracy:.2f} %", "#777777"))
+    return ends
+
+
+def main() -> None:
+    options = parsed()
+    file = options.output / "ladder.json"
+    rows = (json.loads(file.read_text()) if file.exists() else {}) | measured(options.folder)
+    if not rows:
+        raise UserError(f"{options.folder} holds no finished run")
+    peers = json.loads(options.peers.read_text()) if options.peers.exists() else None
+    text = table(rows)
+    readme = placed(text, options.readme.read_text())
+    options.output.mkdir(parents=True, exist_ok=True)
+    atomic_write(options.output / "ladder.png", picture(rows, peers))
+    atomic_write(file, (json.dumps({name: rows[name] for name in ordered(rows)}, indent=1) + "\n").encode())
+    atomic_write(options.readme, readme.encode())
+    print(text, end="")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error_:
+        print(error_, file=sys.stderr)
+        raise SystemExit(2) from error_
