@@ -75,7 +75,11 @@ def of_runs(place: Path) -> Row | None:
     if not len(table):
         return None
     runs = sorted((RunFolder.open(Path(path)) for path in table["path"]), key=lambda run: run.info["seed"])
-    told: Row = {"recipes": table["recipe"], "data": table["data_id"], "precisions": [run.info["precision"] for run in runs]}
+    told: Row = {
+        "recipes": table["recipe"],
+        "data": table["data_id"],
+        "precisions": [run.info["precision"] for run in runs],
+    }
     for what, values in told.items():
         if len(set(values)) > 1:
             raise UserError(f"{place} holds runs of several {what}; a row is of one, with a seed each")
@@ -110,7 +114,12 @@ def of_ensemble(place: Path, folder: Path) -> Row:
         info, of = RunFolder.open(path).info, path.relative_to(folder.resolve()).parts[0]
         members.append({"row": of, "seed": info["seed"], "test_acc": member["accuracy"], "seconds": info["seconds"]})
     first = RunFolder.open(Path(found["members"][0]["run"])).info
-    row: Row = {"tta_runs": found["tta_runs"], "members": members, **found["scores"], "device_name": first["device_name"]}
+    row: Row = {
+        "tta_runs": found["tta_runs"],
+        "members": members,
+        **found["scores"],
+        "device_name": first["device_name"],
+    }
     return row | {"precision": first["precision"], "torch": first["versions"]["torch"]}
 
 

@@ -23,14 +23,17 @@ def test_small_cnn_is_small():
     assert SmallCNN(num_classes=7)(torch.zeros(3, 1, 28, 28)).shape == (3, 7)
 
 
-def test_plain_cnn_has_six_convolutions_without_padding():
-    model = PlainCNN(num_classes=7)
-    convolutions = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
-    assert [m.out_channels for m in convolutions] == [32, 32, 64, 64, 128, 128]
-    assert {m.padding for m in convolutions} == {(0, 0)}
+@pytest.mark.parametrize(
+    ("kernel", "widths", "parameters"), [(3, [4, 4, 8, 8, 9, 9], 307_370), (5, [4, 8, 9], 277_738)]
+)
+def test_plain_cnn_has_convolutions_without_padding(kernel, widths, parameters):
+    model = PlainCNN((4, 8, 9), kernel, ghost_batch_size=32, num_classes=7)
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    assert [m.out_channels for m in convolutions] == widths
+    assert {(m.kernel_size, m.padding) for m in convolutions} == {((kernel, kernel), (0, 0))}
+    assert sum(isinstance(m, GhostBatchNorm2d) for m in model.modules()) == len(widths)
     assert model(torch.zeros(3, 1, 28, 28)).shape == (3, 7)
-    assert sum(p.numel() for p in PlainCNN().parameters()) == 307_370
-    assert sum(isinstance(m, GhostBatchNorm2d) for m in PlainCNN(ghost_batch_size=32).modules()) == 6
+    assert sum(p.numel() for p in PlainCNN(kernel_size=kernel).parameters()) == parameters
 
 
 def test_sprint_cnn_is_small():

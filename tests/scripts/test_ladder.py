@@ -43,15 +43,18 @@ def test_rows_are_summed_up_over_their_seeds():
     assert found["test_acc"] == pytest.approx(99.5)
     assert (found["low"], found["high"]) == pytest.approx((99.34, 99.62), abs=0.01), "what 10,000 images can tell"
     line = table({"fast": row}).splitlines()[-1]
-    assert "`train experiment=fast` | 99.50 % (99.34 to 99.62) | 1: 99.40, 2: 99.60 | 99.60 % | 99.00 % | 50 s | 2 min" in line
+    assert (
+        "`train experiment=fast` | 99.50 % (99.34 to 99.62) | 1: 99.40, 2: 99.60 | 99.60 % | 99.00 % | 50 s | 2 min"
+        in line
+    )
 
 
 @pytest.mark.timeout(300)
-def test_the_ladder_is_made_from_run_folders_and_a_row_is_run_again(place, cli):
+def test_the_ladder_is_made_from_run_folders_and_a_row_is_run_again(place, command):
     for seed in (1, 2):
-        cli("train", *SMALL, f"seed={seed}", f"hydra.run.dir=rungs/small/{seed}")
+        command("train", *SMALL, f"seed={seed}", f"hydra.run.dir=rungs/small/{seed}")
     runs = [f"rungs/small/{seed}" for seed in (1, 2)]
-    cli("evaluate", *runs, "--split", "test", "--tta", "2", "--output", "rungs/ensemble")
+    command("evaluate", *runs, "--split", "test", "--tta", "2", "--output", "rungs/ensemble")
     Path("README.md").write_text(README)
     made = script("ladder", "rungs", "--output", "out", "--peers", str(ROOT / ".github/peers.json"))
     assert made.returncode == 0, made.stderr
@@ -70,13 +73,15 @@ def test_the_ladder_is_made_from_run_folders_and_a_row_is_run_again(place, cli):
     again = ["ensemble", "--output", "again", "--ladder", "out/ladder.json"]
     first = script("reproduce", *again)
     assert first.returncode == 0, first.stderr
-    scores = [json.loads(Path(f, "evaluation.json").read_text())["scores"] for f in ("rungs/ensemble", "again/ensemble")]
+    scores = [
+        json.loads(Path(f, "evaluation.json").read_text())["scores"] for f in ("rungs/ensemble", "again/ensemble")
+    ]
     assert scores[0] == scores[1], "the same seeds on the same machine"
     assert "within what 1,000 images can tell" in first.stdout
     second = script("reproduce", "small", *again[1:], "--seeds", "1", "2")
     assert "$" not in second.stdout, "finished runs are not run again"
     assert "difference   +0.000 points" in second.stdout
 
-    cli("train", *SMALL, "seed=3", "optimizer.lr=0.02", "hydra.run.dir=rungs/small/3")
+    command("train", *SMALL, "seed=3", "optimizer.lr=0.02", "hydra.run.dir=rungs/small/3")
     assert "several recipes" in script("ladder", "rungs", "--output", "out").stderr
     assert "must be one of ensemble, small" in script("reproduce", "none", *again[1:]).stderr
