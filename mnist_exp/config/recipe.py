@@ -137,7 +137,12 @@ def _applied_in_turn(tree: Any, prefix: str = "") -> Iterator[tuple[str, list[st
 
 def _current(override: str) -> str:
     key, equals, value = override.partition("=")
-    return f"{key}={modern(value)}" if equals and key.endswith("_target_") else override
+    if equals and key.endswith("_target_"):
+        return f"{key}={modern(value)}"
+    try:
+        return f"{key}={_plain(float(value))}"  # a number, however it is written
+    except ValueError:
+        return override
 
 
 def followed(value: Any, tree: Mapping[str, Any]) -> Any:
