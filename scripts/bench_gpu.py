@@ -3,7 +3,7 @@
     python scripts/bench_gpu.py --data FOLDER --output FOLDER [--rounds 5] [--steps 200] [--images 25600] [--whole]
 
 --data holds the digits as torchvision keeps them, FOLDER/MNIST/raw. Each round measures, in turn, for the small CNN
-(experiment=fast) and the wide network (the default composition): the loop and the bare step in images/s, plain and
+(model=small_cnn) and the wide network (the default composition): the loop and the bare step in images/s, plain and
 through torch.compile; and the original's loop, the wide network with plain batch norm under bf16 autocast on pictures of
 four DataLoader processes, as long as a GPU waits for them. --whole then times `train experiment=obscure_full`, its 250
 epochs and scores, and copies its history, metrics and pictures. --output gets gpu.json, written after each measurement.
@@ -28,7 +28,7 @@ from mnist_exp.files import atomic_write
 
 LOOPS = {
     f"{network}, compile={compiling}": [*overrides, f"trainer.compile={compiling}"]
-    for network, overrides in (("small", ["experiment=fast", "data.batch_size=256"]), ("wide", []))
+    for network, overrides in (("small", ["model=small_cnn", "augment=light", "optimizer=adamw"]), ("wide", []))
     for compiling in ("off", "on")
 }
 KEPT = ("run.json", "history.csv", "results/*.png", "results/*.json")  # of the whole run

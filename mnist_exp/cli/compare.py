@@ -84,6 +84,13 @@ def _parser() -> argparse.ArgumentParser:
         help="n, mean and std over the seeds of each group",
     )
     add("--baseline", metavar="RUN", help="difference of each other run to this one, and its significance")
+    add(
+        "--score",
+        type=_commas,
+        metavar="A,B",
+        help="what --baseline --group-by compares (default: test_acc); of several the first that a run has, such as "
+        "test_acc_swa,test_acc",
+    )
     for kind in ("csv", "json", "html"):
         add(f"--{kind}", metavar="FILE", help=f"write {kind.upper()}")
     add("--plot", metavar="FILE", help="write the learning curves over each other, as PNG, PDF or SVG")
@@ -118,6 +125,13 @@ def _check(options: argparse.Namespace) -> None:
     if "plot" in files:
         picture_kind("plot", files["plot"])
     asked = _asked(options)
+    if options.score is not None:
+        from mnist_exp.compare.judge import SCORES
+
+        for name in options.score:
+            require(name in SCORES, "--score", name, f"of {', '.join(SCORES)}")
+        if not asked >= {"baseline", "group_by"}:
+            raise UserError("--score is for groups of runs: type --baseline RUN --group-by, too")
     if options.watch is not None and asked & {*_KINDS, "baseline", "group_by"}:
         raise UserError("--watch shows a table of runs until Ctrl-C; it writes no file and answers no question")
     if options.storage is not None and (len(options.folders) != 1 or asked != {"storage"}):
@@ -212,8 +226,10 @@ def _answer(runs: pd.DataFrame, options: argparse.Namespace, tell: Tell) -> tupl
     if options.group_by is None:
         title = f"against {name}: plain test accuracy on the same images, McNemar's exact test; about these weights"
         return title, judge.against(runs, options.baseline, tell)
-    title = f"mean test accuracy against the group of {name}, over seeds; about the recipe"
-    return title, judge.against_group(runs, options.baseline, options.group_by, tell)
+    score = options.score or ["test_acc"]
+    what = "test accuracy" if options.score is None else " or ".join(score)
+    title = f"mean {what} against the group of {name}, over seeds; about the recipe"
+    return title, judge.against_group(runs, options.baseline, options.group_by, tell, score)
 
 
 def _contents(

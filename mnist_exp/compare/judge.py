@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 Tell = Callable[[str], None]
 _UNKNOWN = "has no MD5 of its data, so nothing tells which other run had the same"
+SCORES = ("val_acc", "test_acc", "test_acc_tta", "test_acc_swa", "ensemble_acc")  # in percent, more is better
 _ANSWER: dict[str, Any] = dict.fromkeys(("difference", "verdict", "p_holm", "p"))  # first, as it is read first
 Scores = dict[Any, list[float]]  # of each unit: a seed, with what else varies inside a group
 
@@ -107,9 +108,16 @@ def against(runs: pd.DataFrame, baseline: str, tell: Tell = log.warning) -> pd.D
 
 
 def against_group(
-    runs: pd.DataFrame, baseline: str, keys: Sequence[str] | None, tell: Tell = log.warning
+    runs: pd.DataFrame,
+    baseline: str,
+    keys: Sequence[str] | None,
+    tell: Tell = log.warning,
+    score: Sequence[str] = ("test_acc",),
 ) -> pd.DataFrame:
-    """Return, for each other group of repetitions, what its mean test accuracy gains over the group of ``baseline``.
+    """Return, for each other group of repetitions, what its mean ``score`` gains over the group of ``baseline``.
+
+    ``score``: of SCORES, the first that a run has: ("test_acc_swa", "test_acc") takes the average of the weights where
+    there is one; the column "score" then says which a group has.
 
     difference, test, p, n and n_baseline are all of the same numbers, the means of the seeds: the paired t-test where
     both groups have the same seeds, else Welch's. p_holm is adjusted for the number of groups, for the verdict, which is
@@ -117,6 +125,7 @@ def against_group(
     get no verdict.
     """
     done = runs[runs["status"] == "finished"]
+    done = done.assign(score=done[[*score]].bfill(axis=1).iloc[:, 0], scored=done[[*score]].notna().idxmax(axis=1))
     base = one(done, baseline)
     groups = []
     for _, members in _groups(done, keys):
@@ -131,14 +140,17 @@ def against_group(
         if members is mine:
             continue
         hidden = _varying([members, mine], keys)
-        ours, theirs = (_scores(m.dropna(subset="test_acc"), "test_acc", hidden) for m in (members, mine))
+        ours, theirs = (_scores(m, "score", hidden) for m in (members, mine))
         found = compare_groups(ours, theirs)
         matched = not hidden or ours.keys() == theirs.keys()
         if not matched:
             tell(f"no verdict on {members['name'].iloc[0]} and its group: {', '.join(hidden)} differs too, unmatched")
         row = _labelled(members, keys, varying) | _ANSWER
         row |= {"n": found.n, "n_baseline": found.n_other}
-        row |= {"test_acc_mean": _mean(ours), "baseline_mean": _mean(theirs), "difference": found.difference}
+        mean = "score_mean" if len(score) > 1 else f"{score[0]}_mean"
+        row |= {mean: _mean(ours), "baseline_mean": _mean(theirs), "difference": found.difference}
+        if len(score) > 1:
+            row["score"] = ", ".join(sorted(set(members["scored"])))
         row |= (
             {"test": found.test, "p": found.p} if matched else {"test": f"none: {', '.join(hidden)} varies", "p": None}
         )

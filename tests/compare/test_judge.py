@@ -24,6 +24,7 @@ def make(
     test_acc: float,
     *overrides: str,
     tta: float | None = None,
+    swa: float | None = None,
     place: str = "runs",
     parent: str | None = None,
 ) -> None:
@@ -41,6 +42,8 @@ def make(
         "dataset": {"name": "sample", "train": 9, "val": 9, "test": 1000, "md5": "0", "split_seed": 0},
         "metrics": {"val_acc": test_acc, "test_acc": test_acc, "test_acc_tta": tta, "images_per_s": 1.0},
     }
+    if swa is not None:
+        info["metrics"]["test_acc_swa"] = swa
     choices = dict(o.lstrip("+").split("=") for o in info["overrides"] if "." not in o.partition("=")[0])
     hydra = OmegaConf.to_yaml({"hydra": {"runtime": {"choices": choices}}})
     files = {"config.yaml": config, "hydra.yaml": hydra}
@@ -99,6 +102,28 @@ def test_groups_that_hide_another_difference_get_no_verdict(command, place):
     rows, out = asked(command, "--group-by", "augment")
     assert "model" in next(row["varies"] for row in rows if row["augment"] == "light")
     assert "its mean is of different recipes" in out
+
+
+def test_another_score_is_compared_the_first_that_a_run_has(command, place):
+    for seed in (1, 2, 3):
+        make(f"swa{seed}", seed, 98.0, swa=99.0 + seed / 10)
+        make(f"none{seed}", seed, 98.5 + seed / 9, "schedule=cosine")
+    ask = ("--baseline", "swa1", "--group-by", "schedule")
+    (row,), _ = asked(command, *ask, "--score", "test_acc_swa,test_acc")
+    assert row["difference"] == pytest.approx(np.mean([98.5 + s / 9 - 99 - s / 10 for s in (1, 2, 3)]))
+    assert (row["score"], row["verdict"]) == ("test_acc", "worse")
+    assert row["baseline_mean"] == pytest.approx(99.2)
+    (row,), _ = asked(command, *ask)
+    assert (row["test_acc_mean"], row["baseline_mean"]) == pytest.approx((98.5 + 2 / 9, 98.0))
+    (row,), _ = asked(command, *ask, "--score", "test_acc_swa")
+    assert (row["n"], row["verdict"]) == (0, "cannot tell")
+    for wrong, words in (
+        (("--score", "val_loss", *ask), "--score is val_loss"),
+        (("--score", "val_acc"), "--group-by"),
+    ):
+        done = command("compare", "runs", *wrong)
+        assert done.status == 2
+        assert words in done.err
 
 
 def test_groups_that_hide_another_order_of_transforms_get_no_verdict(command, place):
