@@ -13,25 +13,19 @@ import json
 import statistics
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from error_axes import Named, error, frame, label
-from peers.ours import figures
+from rungs import ORDER, Row, measured, ordered, summary
 
-from mnist_exp import load_runs
-from mnist_exp.config.recipe import below
 from mnist_exp.errors import UserError
 from mnist_exp.files import atomic_write
-from mnist_exp.runs.folder import EVALUATION, RunFolder
 from mnist_exp.runs.pictures import drawn
-from mnist_exp.statistics import wilson
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Row = dict[str, Any]
 MARKS = ("<!-- ladder: begin -->\n", "<!-- ladder: end -->")
-ORDER = ("sprint", "fast", "accurate", "headline", "ensemble")  # others follow, as they are called
 # said elsewhere, not measured here: by the original's script, and by https://arxiv.org/abs/2008.10400
 CLAIMS = (
     ("ObsCure MNIST, best of 200 epochs, chosen on test", 99.78),
@@ -39,7 +33,23 @@ CLAIMS = (
     ("An et al. 2020, ensemble of such ensembles", 99.91),
 )
 _COLOURS = ("#0072b2", "#009e73", "#d55e00", "#7f3c8d", "#444444")  # of which Okabe and Ito's are three
-_PLACES = ("data.root", "data.fallback", "hydra", "paths", "seed")
+_TIMES = {
+    2: "2 s",
+    5: "5 s",
+    10: "10 s",
+    30: "30 s",
+    60: "1 min",
+    300: "5 min",
+    600: "10 min",
+    1800: "30 min",
+    3600: "1 h",
+}
+_PEERS = {
+    "example": "PyTorch's example",
+    "dense": "linear layers",
+    "one_epoch": "one epoch of Adam",
+    "keras": "Keras' convnet",
+}
 
 
 def parsed() -> argparse.Namespace:
@@ -52,99 +62,6 @@ def parsed() -> argparse.Namespace:
     if not options.folder.is_dir():
         raise UserError(f"FOLDER is {options.folder}; it must be a folder that holds one for each row")
     return options
-
-
-def measured(folder: Path) -> dict[str, Row]:
-    """Return the rows that ``folder`` holds; raises UserError where a row's runs are not repetitions of one recipe."""
-    singles: dict[str, Row] = {}
-    together: dict[str, Path] = {}
-    for place in sorted(path for path in folder.iterdir() if path.is_dir()):
-        if (place / EVALUATION).exists():
-            together[place.name] = place
-        else:
-            row = of_runs(place)
-            if row is not None:
-                singles[place.name] = row
-    return singles | {name: of_ensemble(place, folder) for name, place in together.items()}
-
-
-def of_runs(place: Path) -> Row | None:
-    """Return the row of finished runs of one recipe, a seed each; None where there is none yet."""
-    table = load_runs(str(place))
-    table = table[table["status"] == "finished"] if len(table) else table
-    if not len(table):
-        return None
-    runs = sorted((RunFolder.open(Path(path)) for path in table["path"]), key=lambda run: run.info["seed"])
-    told: Row = {
-        "recipes": table["recipe"],
-        "data": table["data_id"],
-        "precisions": [run.info["precision"] for run in runs],
-    }
-    for what, values in told.items():
-        if len(set(values)) > 1:
-            raise UserError(f"{place} holds runs of several {what}; a row is of one, with a seed each")
-    if table["seed"].duplicated().any():
-        raise UserError(f"{place} holds several runs of one seed")
-    first = runs[0].info
-    row: Row = {"overrides": [o for o in first["overrides"] if not below(o.partition("=")[0], _PLACES)]}
-    row |= {key: first[key] for key in ("dataset", "device_name", "precision", "parameters", "epochs")}
-    row |= {"torch": first["versions"]["torch"], "runs": [of_run(run) for run in runs]}
-    row["dataset"] = {key: value for key, value in row["dataset"].items() if key != "classes"}
-    return row
-
-
-def of_run(run: RunFolder) -> Row:
-    """Return what a row says of each of its runs."""
-    metrics = {key: run.info["metrics"].get(key) for key in ("val_acc", "test_acc", "test_acc_tta")}
-    trained = figures(run.path, limited=False)["seconds"]
-    wall = {"train_seconds": round(trained, 1), "seconds": run.info["seconds"], "test_scored": run.test_scored}
-    return {"seed": run.info["seed"], "git_sha": run.info["git_sha"], **metrics, **wall}
-
-
-def of_ensemble(place: Path, folder: Path) -> Row:
-    """Return the row of what ``evaluate`` wrote to ``place``; its members are runs in ``folder``."""
-    found = json.loads((place / EVALUATION).read_text())
-    if found["split"] != "test":
-        raise UserError(f"{place / EVALUATION} is of {found['split']}; type --split test")
-    members = []
-    for member in found["members"]:
-        path = Path(member["run"]).resolve()
-        if folder.resolve() not in path.parents:
-            raise UserError(f"{place / EVALUATION}: {path} does not lie in {folder}")
-        info, of = RunFolder.open(path).info, path.relative_to(folder.resolve()).parts[0]
-        members.append({"row": of, "seed": info["seed"], "test_acc": member["accuracy"], "seconds": info["seconds"]})
-    first = RunFolder.open(Path(found["members"][0]["run"])).info
-    row: Row = {
-        "tta_runs": found["tta_runs"],
-        "members": members,
-        **found["scores"],
-        "device_name": first["device_name"],
-    }
-    return row | {"precision": first["precision"], "torch": first["versions"]["torch"]}
-
-
-def ordered(rows: dict[str, Row]) -> list[str]:
-    return [name for name in ORDER if name in rows] + sorted(set(rows) - set(ORDER))
-
-
-def summary(row: Row) -> Row:
-    """Return the figures of a row: of an ensemble, or the means over the seeds."""
-    if "members" in row:
-        seconds = sum(member["seconds"] for member in row["members"])
-        scores = {"test_acc": row["accuracy"], "low": row["low"], "high": row["high"], "tta": None}
-        return scores | {"train_seconds": seconds, "seconds": seconds, "each": [row["accuracy"]]}
-    runs = row["runs"]
-
-    def mean(key: str) -> float | None:
-        found = [run[key] for run in runs if run[key] is not None]
-        return statistics.mean(found) if found else None
-
-    accuracy, images = mean("test_acc"), row["dataset"]["test"]
-    assert accuracy is not None
-    low, high = (float(end) for end in wilson(accuracy / 100 * images, images))
-    scores = {"test_acc": accuracy, "low": low, "high": high, "tta": mean("test_acc_tta"), "val": mean("val_acc")}
-    times = {"train_seconds": mean("train_seconds"), "seconds": mean("seconds")}
-    return scores | times | {"each": [run["test_acc"] for run in runs]}
 
 
 def took(seconds: float) -> str:
@@ -209,8 +126,14 @@ def picture(rows: dict[str, Row], peers: Row | None) -> bytes:
         axes.axhline(error(accuracy), color="#b03030", linewidth=1, linestyle=":", zorder=0)
         told = f"claimed, not measured here: {text}, {accuracy} %"
         axes.annotate(told, (left, error(accuracy)), (0, 2), textcoords="offset points", fontsize=8, color="#b03030")
+    first, last = axes.get_xlim()
+    times = {seconds: text for seconds, text in _TIMES.items() if first < seconds < last}
+    axes.set_xticks(list(times), list(times.values()))
+    axes.set_xticks([], minor=True)
     label(axes, ends)
-    axes.set_xlabel("seconds of training (log scale)")
+    axes.set_xlabel(
+        "time of training (log scale); bar: what 10,000 images can tell, dot: a seed, triangle: mean with TTA"
+    )
     machines = sorted({row["device_name"] for row in rows.values()})
     axes.set_title(f"MNIST test accuracy against training time, {'; '.join(machines)}")
     return drawn(figure)
@@ -248,7 +171,7 @@ def _peers(axes: "Axes", peers: Row) -> list[Named]:
         ]
         axes.plot(*zip(*means, strict=True), color="#999999", marker=".", linewidth=1)
         accuracy = statistics.mean(row["epochs"][-1]["test_acc"] for row in runs)
-        ends.append((*means[-1], f"{name}  {accuracy:.2f} %", "#777777"))
+        ends.append((*means[-1], f"{_PEERS.get(name, name)}  {accuracy:.2f} %", "#777777"))
     return ends
 
 

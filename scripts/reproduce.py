@@ -15,16 +15,14 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-from ladder import of_ensemble, of_runs, summary
+from rungs import Row, of_ensemble, of_runs, summary
 
 from mnist_exp.errors import UserError
 from mnist_exp.runs.folder import EVALUATION, RunFolder, is_run
 from mnist_exp.statistics import compare_groups, wilson
 
 ROOT = Path(__file__).resolve().parents[1]
-Row = dict[str, Any]
 
 
 def parsed() -> argparse.Namespace:

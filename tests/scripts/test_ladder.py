@@ -32,7 +32,8 @@ def test_the_readmes_table_is_that_of_its_json():
 
 
 def test_rows_are_summed_up_over_their_seeds():
-    from ladder import summary, table
+    from ladder import table
+    from rungs import summary
 
     runs = [
         {"seed": s, "test_acc": a, "test_acc_tta": a + 0.1, "val_acc": 99.0, "train_seconds": 50.0, "seconds": 130.0}
