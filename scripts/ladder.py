@@ -4,8 +4,8 @@
 
 FOLDER holds a folder for each row of the table, called as the row will be: finished runs of one recipe, a seed each, or
 what ``evaluate RUN RUN ... --output`` wrote of an ensemble of runs in FOLDER. Rows measured before stay in
-ladder.json of --output until FOLDER has them again. --output gets ladder.json, with every run, and ladder.png; the README
-the table, between its two marks. ``reproduce.py`` runs any row again.
+ladder.json of --output until FOLDER has them again. --output gets ladder.json, with every run, ladder.png, and of the row
+"ensemble" hard_digits.png, its mistakes; the README gets the table, between its two marks. ``reproduce.py`` runs any row again.
 """
 
 import argparse
@@ -187,6 +187,9 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     atomic_write(options.output / "ladder.png", picture(rows, peers))
     atomic_write(file, (json.dumps({name: rows[name] for name in ordered(rows)}, indent=1) + "\n").encode())
+    hard = options.folder / "ensemble" / "mistakes.png"
+    if hard.exists():
+        atomic_write(options.output / "hard_digits.png", hard.read_bytes())
     atomic_write(options.readme, readme.encode())
     print(text, end="")
 

@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,20 +93,20 @@ def ordered(rows: dict[str, Row]) -> list[str]:
 
 
 def summary(row: Row) -> Row:
-    """Return the figures of a row: of an ensemble, or the means over the seeds."""
+    """Return the figures of a row: of an ensemble, or over the seeds: means, and medians of times."""
     if "members" in row:
         seconds = sum(member["seconds"] for member in row["members"])
         scores = {"test_acc": row["accuracy"], "low": row["low"], "high": row["high"], "tta": None}
         return scores | {"train_seconds": seconds, "seconds": seconds, "each": [row["accuracy"]]}
     runs = row["runs"]
 
-    def mean(key: str) -> float | None:
+    def mean(key: str, of: Callable[[list[float]], float] = statistics.mean) -> float | None:
         found = [run[key] for run in runs if run[key] is not None]
-        return statistics.mean(found) if found else None
+        return of(found) if found else None
 
     accuracy, images = mean("test_acc"), row["dataset"]["test"]
     assert accuracy is not None
     low, high = (float(end) for end in wilson(accuracy / 100 * images, images))
     scores = {"test_acc": accuracy, "low": low, "high": high, "tta": mean("test_acc_tta"), "val": mean("val_acc")}
-    times = {"train_seconds": mean("train_seconds"), "seconds": mean("seconds")}
+    times = {key: mean(key, statistics.median) for key in ("train_seconds", "seconds")}
     return scores | times | {"each": [run["test_acc"] for run in runs]}
