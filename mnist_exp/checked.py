@@ -101,7 +101,7 @@ def _words(schema: Mapping[str, Any]) -> str:
         return " or ".join(dict.fromkeys(_words(part) for part in schema["anyOf"])) + _note(schema)
     if "enum" in schema or "const" in schema:
         *most, last = schema.get("enum", [schema.get("const")])
-        return (f"{', '.join(most)} or {last}" if most else str(last)) + _note(schema)
+        return (f"{', '.join(map(str, most))} or {last}" if most else str(last)) + _note(schema)
     nouns = {
         "integer": "a whole number",
         "number": "a number",

@@ -61,6 +61,8 @@ def parsed() -> argparse.Namespace:
     options = parser.parse_args()
     if not options.folder.is_dir():
         raise UserError(f"FOLDER is {options.folder}; it must be a folder that holds one for each row")
+    if not options.readme.is_file():
+        raise UserError(f"--readme: {options.readme} does not exist")
     return options
 
 
@@ -69,7 +71,7 @@ def took(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
-def command(name: str, row: Row) -> str:
+def command(row: Row) -> str:
     """Return what was typed for a row, but for places and the seed."""
     if "members" in row:
         groups: dict[str, list[str]] = {member["row"]: [] for member in row["members"]}
@@ -82,27 +84,42 @@ def command(name: str, row: Row) -> str:
 
 def table(rows: dict[str, Row]) -> str:
     """Return the README's table of ``rows``, as Markdown."""
-    lines = [
-        "| Name | Command | Test (95 % interval) | Each seed | With TTA | Validation | Training | In all |",
-        "|---" * 8 + "|",
+    heads = [
+        "Name",
+        "Command",
+        "Test (95 % interval)",
+        "Each seed",
+        "TTA",
+        "Validation",
+        "Training",
+        "In all",
+        "Machine",
     ]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name in ordered(rows):
         row, found = rows[name], summary(rows[name])
-        single = "runs" in row
         cells = [
             f"**{name}**" if name in ORDER else name,
-            command(name, row),
+            command(row),
             f"{found['test_acc']:.2f} % ({found['low']:.2f} to {found['high']:.2f})",
-            ", ".join(f"{run['seed']}: {run['test_acc']:.2f}" for run in row["runs"])
-            if single
-            else f"{row['wrong']} wrong",
-            f"{found['tta']:.2f} %" if found["tta"] is not None else "-" if single else "in it",
-            f"{found['val']:.2f} %" if found.get("val") is not None else "-",
-            took(found["train_seconds"]) if single else "-",
-            took(found["seconds"]),
+            f"{row['wrong']} wrong" if "members" in row else ", ".join(told(name, run, rows) for run in row["runs"]),
+            *("-" if found[key] is None else f"{found[key]:.2f} %" for key in ("tta", "val")),
+            *(took(found[key]) for key in ("train_seconds", "seconds")),
+            f"{row['device_name']}, {row['precision']}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def told(name: str, run: Row, rows: dict[str, Row]) -> str:
+    """Return a seed and its accuracy, and how often test was scored where that is more often than the rows say."""
+    ensembles = sum(
+        (member["row"], member["seed"]) == (name, run["seed"])
+        for row in rows.values()
+        for member in row.get("members", ())
+    )
+    extra = f" (test scored {run['test_scored']} times)" if run["test_scored"] > 1 + ensembles else ""
+    return f"{run['seed']}: {run['test_acc']:.2f}{extra}"
 
 
 def placed(text: str, readme: str) -> str:
@@ -143,14 +160,14 @@ def _rows(axes: "Axes", rows: dict[str, Row]) -> list[Named]:
     """Draw ``rows``; return their names' places. A bar is what 10,000 images can tell, dots are seeds."""
     ends = []
     for number, name in enumerate(ordered(rows)):
-        row, found = rows[name], summary(rows[name])
+        found = summary(rows[name])
         colour = _COLOURS[number % len(_COLOURS)]
         x, y = found["train_seconds"], error(found["test_acc"])
         ends_of_bar = [[y - error(found["high"])], [error(found["low"]) - y]]
         axes.errorbar([x], [y], ends_of_bar, marker="o", color=colour, capsize=3, markersize=7)
         axes.scatter([x] * len(found["each"]), [error(each) for each in found["each"]], s=12, color=colour, alpha=0.5)
         ends.append((x, y, f"{name}  {found['test_acc']:.2f} %", colour))
-        if found["tta"] is not None and row["epochs"] > 5:
+        if found["tta"] is not None:
             axes.scatter([x], [error(found["tta"])], marker="^", s=40, facecolors="none", edgecolors=colour)
     return ends
 

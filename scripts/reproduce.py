@@ -1,6 +1,6 @@
 """Run a row of the README's table of results again, and print what was published beside what is found.
 
-    python scripts/reproduce.py NAME [--seeds 6 7] [--data FOLDER] [--output outputs/reproduced] [KEY=VALUE ...]
+    python scripts/reproduce.py NAME [KEY=VALUE ...] [--seeds 6,7] [--data FOLDER] [--output outputs/reproduced]
 
 NAME is a row of .github/ladder.json, which holds the command and every seed of it; --seeds are those to run (default: the
 published ones). Of an ensemble, --seeds are those of each kind of its members, which are run first. The same command goes
@@ -18,35 +18,46 @@ from pathlib import Path
 
 from rungs import Row, of_ensemble, of_runs, summary
 
+from mnist_exp.config.recipe import below
+from mnist_exp.config.request import quoted
 from mnist_exp.errors import UserError
 from mnist_exp.runs.folder import EVALUATION, RunFolder, is_run
-from mnist_exp.statistics import compare_groups, wilson
+from mnist_exp.statistics import compare_groups
 
 ROOT = Path(__file__).resolve().parents[1]
+_DATA = ("data.root", "data.fallback")  # the data themselves are compared
 
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", metavar="NAME")
-    parser.add_argument("--seeds", type=int, nargs="+", metavar="SEED")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("--seeds", type=_seeds, metavar="SEED,SEED")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="that holds the digits (default: as train has it)")
     parser.add_argument(
         "--output", type=Path, default=Path("outputs/reproduced"), metavar="FOLDER", help="for the runs"
     )
     parser.add_argument("--ladder", type=Path, default=ROOT / ".github" / "ladder.json", metavar="FILE")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     return parser.parse_intermixed_args()
 
 
+def _seeds(text: str) -> list[int]:
+    return list(dict.fromkeys(int(seed) for seed in text.split(",")))
+
+
 def called(*words: str) -> None:
-    """Run ``python -m mnist_exp``; what it prints is shown. Raises UserError if it fails."""
+    """Run ``python -m mnist_exp``; what it prints is shown. Ctrl-C reaches it, too: it writes a checkpoint and ends."""
     print("$", shlex.join(["python", "-m", "mnist_exp", *words]), flush=True)
     known = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    status = subprocess.run(
-        [sys.executable, "-m", "mnist_exp", *words], env={**os.environ, "PYTHONPATH": known}
-    ).returncode
+    process = subprocess.Popen([sys.executable, "-m", "mnist_exp", *words], env={**os.environ, "PYTHONPATH": known})
+    status = None
+    while status is None:
+        try:
+            status = process.wait()
+        except KeyboardInterrupt:
+            continue
     if status:
-        raise UserError(f"it ended with {status}; the same command goes on from there")
+        raise SystemExit(status)
 
 
 def trained(name: str, row: Row, seeds: list[int], options: argparse.Namespace) -> list[Path]:
@@ -54,68 +65,85 @@ def trained(name: str, row: Row, seeds: list[int], options: argparse.Namespace) 
     runs = []
     for seed in seeds:
         run = options.output / name / f"seed-{seed}"
+        words = [*row["overrides"], *options.overrides, f"seed={seed}", "data.fallback=null"]
+        words += [f"data.root={quoted(options.data.resolve())}"] if options.data else []
         if not is_run(run):
-            data = [f"data.root={options.data}", "data.fallback=null"] if options.data else ["data.fallback=null"]
-            called("train", *row["overrides"], *options.overrides, f"seed={seed}", *data, f"hydra.run.dir={run}")
-        elif not RunFolder.open(run).finished:
-            called("train", f"resume={run}")
+            called("train", *words, f"hydra.run.dir={quoted(run)}")
+        else:
+            found = RunFolder.open(run)
+            there, asked = (
+                sorted(word for word in one if not below(word.partition("=")[0], _DATA))
+                for one in (found.info["overrides"], words)
+            )
+            if there != asked:
+                raise UserError(f"{run} was run with {' '.join(there)}; for others name a new folder: --output FOLDER")
+            if not found.finished:
+                called("train", f"resume={quoted(run)}")
         runs.append(run)
     return runs
 
 
 def scored(name: str, row: Row, rows: dict[str, Row], options: argparse.Namespace) -> Row:
     """Train the members of an ensemble, score them together, unless that was done, and return the row of it."""
-    place, runs = options.output / name, []
+    runs, place = [], options.output / name
     for kind in dict.fromkeys(member["row"] for member in row["members"]):
         seeds = options.seeds or [member["seed"] for member in row["members"] if member["row"] == kind]
         runs += trained(kind, rows[kind], seeds, options)
-    if not (place / EVALUATION).exists():
-        shifts = ["--tta", str(row["tta_runs"])]
-        called("evaluate", *map(str, runs), "--split", "test", *shifts, "--output", str(place))
+    file = place / EVALUATION
+    if file.exists():
+        members = [Path(member["run"]).resolve() for member in json.loads(file.read_text())["members"]]
+        if members != [run.resolve() for run in runs]:
+            raise UserError(f"{file} is of other runs; move it away, or name a new folder: --output FOLDER")
+    else:
+        asked = ["--split", "test", "--tta", str(row["tta_runs"]), "--output", str(place)]
+        called("evaluate", *map(str, runs), *asked)
     return of_ensemble(place, options.output)
 
 
 def main() -> None:
     options = parsed()
+    if not options.ladder.is_file():
+        raise UserError(f"--ladder: {options.ladder} does not exist")
     rows: dict[str, Row] = json.loads(options.ladder.read_text())
     if options.name not in rows:
         raise UserError(f"NAME is {options.name}; it must be one of {', '.join(rows)}")
     row = rows[options.name]
     if "members" in row:
-        found: Row | None = scored(options.name, row, rows, options)
+        found = scored(options.name, row, rows, options)
     else:
         seeds = options.seeds or [run["seed"] for run in row["runs"]]
-        trained(options.name, row, seeds, options)
-        found = of_runs(options.output / options.name)
-        if found is not None:
-            found["runs"] = [run for run in found["runs"] if run["seed"] in seeds]
-    assert found is not None
-    tell(options.name, row, found)
+        runs = [RunFolder.open(run) for run in trained(options.name, row, seeds, options)]
+        found = of_runs(runs, options.output / options.name)
+    tell(row, found)
 
 
-def tell(name: str, row: Row, found: Row) -> None:
-    """Print the published figures of ``row`` beside those that were ``found``."""
-    print(f"\n{name:12} test                        each                                training, machine")
+def tell(row: Row, found: Row) -> None:
+    """Print the published figures of ``row`` beside those that were ``found``, and whether they differ."""
+    print()
     for who, one in (("published", row), ("found", found)):
         has = summary(one)
         each = ", ".join(f"{value:.2f}" for value in has["each"])
-        interval = f"{has['test_acc']:.3f} % ({has['low']:.2f} to {has['high']:.2f})"
         print(
-            f"{who:12} {interval:27} {each:35} {has['train_seconds']:.0f} s, {one['device_name']}, {one['precision']}"
+            f"{who:10} test {has['test_acc']:.3f} % (95 % interval {has['low']:.2f} to {has['high']:.2f})  each {each}"
         )
+        print(f"{'':10} {has['train_seconds']:.0f} s of training on {one['device_name']}, {one['precision']}")
     published, again = (summary(one)["each"] for one in (row, found))
-    print(f"difference   {statistics.mean(again) - statistics.mean(published):+.3f} points; ", end="")
+    print(f"difference {statistics.mean(again) - statistics.mean(published):+.3f} points: {verdict(row, found)}")
+
+
+def verdict(row: Row, found: Row) -> str:
+    """Return whether what was ``found`` differs from what was published."""
+    for key, what in (("recipe", "recipe, so a preset has changed, or KEY=VALUE change it"), ("dataset", "data")):
+        if row.get(key) != found.get(key):
+            return f"no verdict, as it is another {what}"
     if "members" in row:
-        low, high = wilson(round(row["accuracy"] / 100 * row["images"]), row["images"])
-        inside = low <= found["accuracy"] <= high
-        print(f"{'within' if inside else 'outside'} what {row['images']:,} images can tell of the published one")
-        return
-    by_seed = [{run["seed"]: [run["test_acc"]] for run in one["runs"]} for one in (found, row)]
-    test = compare_groups(*by_seed)
+        inside = row["low"] <= found["accuracy"] <= row["high"]
+        return f"{'within' if inside else 'outside'} what {row['images']:,} images can tell of the published one"
+    scores = [{run["seed"]: [run["test_acc"]] for run in one["runs"]} for one in (found, row)]
+    test = compare_groups(*scores)
     if test.p is None:
-        print("too few seeds for a test")
-    else:
-        print(f"{test.test}, p = {test.p:.2g}: {'they differ' if test.p < 0.05 else 'no difference can be told'}")
+        return "too few seeds for a test"
+    return f"{test.test}, p = {test.p:.2g}: {'they differ' if test.p < 0.05 else 'no difference can be told'}"
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         "--score",
         type=_commas,
         metavar="A,B",
-        help="what --baseline --group-by compares (default: test_acc); of several the first that a run has, such as "
+        help="what --baseline --group-by compares (default: test_acc); of several the first that all of a group have, such as "
         "test_acc_swa,test_acc",
     )
     for kind in ("csv", "json", "html"):

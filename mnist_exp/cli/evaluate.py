@@ -7,6 +7,7 @@ import datetime
 import json
 import os
 import shlex
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,13 +34,15 @@ def evaluate(arguments: list[str]) -> None:
     from mnist_exp.inference.evaluate import evaluate as score
     from mnist_exp.inference.load import load_model
 
+    started = time.monotonic()
     model = load_model(*runs, checkpoint=options.checkpoint)
     try:
         found = score(model, options.split, options.tta, options.data)
     except WrongValue as error:
         raise UserError(f"--tta {options.tta}: {error}") from error
     _tell(found, options.tta, options.checkpoint == "best")
-    _write(found, output, options.tta, arguments)
+    asked = {"tta_runs": options.tta, "checkpoint": options.checkpoint}
+    _write(found, output, {**asked, "seconds": round(time.monotonic() - started, 1)}, arguments)
     print(f"written  {output}")
 
 
@@ -141,7 +144,7 @@ def _tell(found: Evaluation, tta_runs: int, best_ones: bool) -> None:
         say(screen, f"         the test set has been scored {times} time{'s' * (times > 1)} for {member.name}")
 
 
-def _write(found: Evaluation, output: Path, tta_runs: int, arguments: list[str]) -> None:
+def _write(found: Evaluation, output: Path, asked: dict[str, Any], arguments: list[str]) -> None:
     """Write predictions, pictures, and evaluation.json, which says what they are of."""
     from mnist_exp.files import atomic_write
     from mnist_exp.runs import pictures
@@ -157,7 +160,7 @@ def _write(found: Evaluation, output: Path, tta_runs: int, arguments: list[str])
     about: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "mnist_exp", "evaluate", *arguments]),
         "split": found.split,
-        "tta_runs": tta_runs,
+        **asked,
         "data": found.members[0].run.dataset,
         "members": [
             {"run": str(member.run.path), "checkpoint": member.checkpoint.name, **row}

@@ -116,8 +116,8 @@ def against_group(
 ) -> pd.DataFrame:
     """Return, for each other group of repetitions, what its mean ``score`` gains over the group of ``baseline``.
 
-    ``score``: of SCORES, the first that a run has: ("test_acc_swa", "test_acc") takes the average of the weights where
-    there is one; the column "score" then says which a group has.
+    ``score``: of SCORES, the first that all runs of a group have: ("test_acc_swa", "test_acc") takes the average of the
+    weights where there is one. score, baseline_score: which that is, where there are several.
 
     difference, test, p, n and n_baseline are all of the same numbers, the means of the seeds: the paired t-test where
     both groups have the same seeds, else Welch's. p_holm is adjusted for the number of groups, for the verdict, which is
@@ -125,7 +125,6 @@ def against_group(
     get no verdict.
     """
     done = runs[runs["status"] == "finished"]
-    done = done.assign(score=done[[*score]].bfill(axis=1).iloc[:, 0], scored=done[[*score]].notna().idxmax(axis=1))
     base = one(done, baseline)
     groups = []
     for _, members in _groups(done, keys):
@@ -140,7 +139,8 @@ def against_group(
         if members is mine:
             continue
         hidden = _varying([members, mine], keys)
-        ours, theirs = (_scores(m, "score", hidden) for m in (members, mine))
+        taken, of_base = (_score(m, score) for m in (members, mine))
+        ours, theirs = _scores(members, taken, hidden), _scores(mine, of_base, hidden)
         found = compare_groups(ours, theirs)
         matched = not hidden or ours.keys() == theirs.keys()
         if not matched:
@@ -150,7 +150,7 @@ def against_group(
         mean = "score_mean" if len(score) > 1 else f"{score[0]}_mean"
         row |= {mean: _mean(ours), "baseline_mean": _mean(theirs), "difference": found.difference}
         if len(score) > 1:
-            row["score"] = ", ".join(sorted(set(members["scored"])))
+            row |= {"score": taken, "baseline_score": of_base}
         row |= (
             {"test": found.test, "p": found.p} if matched else {"test": f"none: {', '.join(hidden)} varies", "p": None}
         )
@@ -220,6 +220,11 @@ def _scores(members: pd.DataFrame, metric: str, hidden: Sequence[str]) -> Scores
         if not math.isnan(run[metric]):
             scores.setdefault(unit, []).append(float(run[metric]))
     return scores
+
+
+def _score(members: pd.DataFrame, among: Sequence[str]) -> str:
+    """Return the first score that all runs of a group have; the last one where there is none."""
+    return next((name for name in among if members[name].notna().all()), among[-1])
 
 
 def _mean(scores: Scores) -> float:

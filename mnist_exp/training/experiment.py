@@ -124,7 +124,11 @@ def _start_from(parent: Path, parts: Components) -> None:
     """Load the last weights of the run in ``parent``."""
     saved = _checkpoints(RunFolder.open(parent), parts).load_last()
     require(saved is not None, "resume", str(parent), "a run with a readable checkpoint")
-    load_weights(parts.model, saved["model"], parent)  # type: ignore[index]
+    try:
+        load_weights(parts.model, saved["model"], parent)  # type: ignore[index]
+    except UserError as error:
+        file = parent / ".hydra" / "config.yaml"
+        raise UserError(f"{error}. Its preset may have changed since: type model=... as it is in {file}") from error
 
 
 def _checkpoints(run: RunFolder, parts: Components) -> Checkpoints:

@@ -83,7 +83,7 @@ class RunProgress:
             self.announce = False
             if left > _LONG:
                 log.warning(
-                    "This run will take about %s on this CPU (%.0f images/s). Faster: experiment=fast (under a minute), "
+                    "This run will take about %s on this CPU (%.0f images/s). Faster: experiment=sprint (seconds), "
                     "data.train_limit=5000, or a GPU. Ctrl-C writes a checkpoint to go on from.",
                     clock(left),
                     speed,

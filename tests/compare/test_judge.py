@@ -111,9 +111,10 @@ def test_another_score_is_compared_the_first_that_a_run_has(command, place):
     ask = ("--baseline", "swa1", "--group-by", "schedule")
     (row,), _ = asked(command, *ask, "--score", "test_acc_swa,test_acc")
     assert row["difference"] == pytest.approx(np.mean([98.5 + s / 9 - 99 - s / 10 for s in (1, 2, 3)]))
-    assert (row["score"], row["verdict"]) == ("test_acc", "worse")
+    assert (row["score"], row["baseline_score"], row["verdict"]) == ("test_acc", "test_acc_swa", "worse")
     assert row["baseline_mean"] == pytest.approx(99.2)
     (row,), _ = asked(command, *ask)
+    assert "score" not in row
     assert (row["test_acc_mean"], row["baseline_mean"]) == pytest.approx((98.5 + 2 / 9, 98.0))
     (row,), _ = asked(command, *ask, "--score", "test_acc_swa")
     assert (row["n"], row["verdict"]) == (0, "cannot tell")

@@ -40,6 +40,14 @@ def test_every_experiment_composes():
         assert compose(f"experiment={name.stem}").schedule.initial_epochs > 0
 
 
+@pytest.mark.parametrize("augment", ["affine", "light", "none", "strong_light"])
+def test_the_two_phases_of_augmentation_are_changed_apart(augment):
+    before = compose(f"augment={augment}").augment
+    after = compose(f"augment={augment}", "augment.light.normalize.mean=0.7").augment
+    assert after.light.normalize.mean == 0.7
+    assert after.strong == before.strong
+
+
 def test_every_constant_of_the_original_is_a_key_with_its_default():
     config, full = compose(), compose("experiment=obscure_full")
     found = {

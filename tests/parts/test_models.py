@@ -110,6 +110,7 @@ def test_ghost_norm_evaluates_with_running_statistics_and_supports_cumulative_av
         (lambda: WideSmallResNet(channels=[]), "channels"),
         (lambda: SmallCNN(channels=[4, 8]), "channels"),
         (lambda: SmallCNN(num_classes=1), "num_classes"),
+        (lambda: PlainCNN(kernel_size=4), "kernel_size is 4; it must be 3 or 5"),
     ],
 )
 def test_impossible_models_name_the_parameter(build, key):

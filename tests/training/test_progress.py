@@ -52,4 +52,4 @@ def test_a_long_wait_is_announced_early_with_the_way_out(caplog):
             progress.start_epoch(1, 0)
             for done in range(10, 300, 10):
                 progress.step(done, 0.5)
-        assert ("experiment=fast" in caplog.text) == expected
+        assert ("experiment=sprint" in caplog.text) == expected

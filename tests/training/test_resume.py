@@ -128,6 +128,10 @@ def test_a_finished_run_is_trained_further_in_a_new_one_from_resume_lr(command, 
     done = command("train", "resume=first")
     assert done.status == 2
     assert "schedule.extra_epochs" in done.err
+    done = command("train", "resume=first", "schedule.extra_epochs=3", "model.channels=[2,2,2]")
+    assert done.status == 2
+    assert "do not fit" in done.err
+    assert "first/.hydra/config.yaml" in done.err
     done = command("train", "resume=first", "schedule.extra_epochs=3", "schedule.resume_lr=1e-4")
     assert done.status == 0, done.err
     assert (place / "first" / "run.json").read_text() == before
