@@ -9,14 +9,13 @@ from typing import Any
 from peers.ours import figures
 
 from mnist_exp import load_runs
-from mnist_exp.config.recipe import below, digest
+from mnist_exp.config.recipe import PLACES, below, digest
 from mnist_exp.errors import UserError
 from mnist_exp.runs.folder import EVALUATION, RunFolder
 from mnist_exp.statistics import wilson
 
 Row = dict[str, Any]
 ORDER = ("sprint", "fast", "accurate", "headline", "ensemble")  # others follow, as they are called
-_PLACES = ("data.root", "data.fallback", "hydra", "paths", "seed")
 
 
 def measured(folder: Path) -> dict[str, Row]:
@@ -50,7 +49,11 @@ def of_runs(runs: Sequence[RunFolder], place: Path) -> Row:
     if len(set(seeds)) < len(seeds):
         raise UserError(f"{place} holds several runs of one seed; a row has one of each")
     first = runs[0].info
-    row: Row = {"overrides": [o for o in first["overrides"] if not below(o.partition("=")[0], _PLACES)]}
+    row: Row = {
+        "overrides": [
+            o for o in first["overrides"] if not below(o.partition("=")[0], (*PLACES, "data.fallback", "seed"))
+        ]
+    }
     row |= {"recipe": recipe_of(runs[0].config()), "torch": first["versions"]["torch"]}
     row |= {key: first[key] for key in ("device_name", "precision", "parameters", "epochs")}
     row["dataset"] = {key: value for key, value in first["dataset"].items() if key != "classes"}
