@@ -1,4 +1,4 @@
-"""What is printed, wherever it is printed: log lines, times, tables; and never a password."""
+"""What is printed, wherever it is printed: log lines, times, values; and never a password."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import rich
 
 if TYPE_CHECKING:
-    import pandas as pd
     from rich.console import Console
 
 
@@ -98,22 +96,6 @@ def say(screen: Console, line: str, style: str = "") -> None:
     from rich.text import Text
 
     screen.print(Text(shown(line), style), soft_wrap=True)
-
-
-def table(rows: pd.DataFrame, columns: Sequence[str], title: str) -> Any:
-    """Return ``title`` above a rich table of ``columns``; numbers right-aligned, columns that are empty left out."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    grid = Table(box=None, header_style="bold", pad_edge=False)
-    kept = [c for c in columns if c == "name" or any(cell(c, v) for v in rows[c])]
-    for column in kept:
-        numeric = rows[column].dtype.kind in "if"
-        grid.add_column(Text(shown(column)), justify="right" if numeric else "left", no_wrap=True)
-    for _, row in rows.iterrows():
-        grid.add_row(*(Text(cell(column, row[column])) for column in kept))
-    return Group(Text(shown(title)), grid)
 
 
 _PERCENT = (

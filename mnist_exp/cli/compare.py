@@ -16,21 +16,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
-# what a table shows unless --columns says otherwise; overrides that differ come after the name
-SHOWN = (
-    "status",
-    "epochs",
-    "val_acc",
-    "test_acc",
-    "test_95",
-    "ensemble_acc",
-    "images_per_s",
-    "duration",
-    "dataset",
-    "seed",
-)
 _KINDS = ("csv", "json", "html", "plot")  # of files, each an option
 _DAY = 86_400  # seconds
+_AROUND = 6  # lines of a terminal around the rows of a table
 Tell = Callable[[str], None]
 
 
@@ -40,7 +28,8 @@ def compare(arguments: list[str]) -> None:
     _check(options)
     if _of_a_search(options):
         return
-    from mnist_exp.console import console, say, table
+    from mnist_exp.compare.overview import overview, tell_answer, usual
+    from mnist_exp.console import console, say
     from mnist_exp.files import write_output
 
     # where a file goes to standard output, nothing else does
@@ -55,10 +44,10 @@ def compare(arguments: list[str]) -> None:
         _watch(options, screen, tell)
     runs = _chosen(options, tell)
     title, answer = _answer(runs, options, tell)
-    screen.print(_overview(runs, options))
-    if answer is not None:
-        screen.print()
-        screen.print(table(answer, list(answer.columns), title) if len(answer) else "nothing to compare with")
+    if answer is None:
+        screen.print(overview(runs, options.columns))
+    else:
+        tell_answer(screen, title, answer, [*(options.group_by or ()), *usual(runs)])
     contents = _contents(runs, title, answer, options, tell)
     for kind, name in _files(options).items():
         write_output(name, contents[kind])
@@ -160,11 +149,13 @@ def _of_a_search(options: argparse.Namespace) -> bool:
 
 def _loaded(options: argparse.Namespace, tell: Tell) -> tuple[int, pd.DataFrame]:
     """Return how many runs there are, and those that are asked for."""
-    from mnist_exp.compare.table import DOTTED, load_runs, select
+    from mnist_exp.compare.table import DOTTED, load_runs, need, select
 
     asked = DOTTED.findall(options.filter or "")
     asked += [options.sort] if options.sort else []
     runs = load_runs(*options.folders, keys=[*asked, *(options.columns or ()), *(options.group_by or ())], tell=tell)
+    for column in (options.columns or ()) if len(runs) else ():
+        need(runs, column, "--columns")
     return len(runs), select(runs, options.filter, options.sort, options.last) if len(runs) else runs
 
 
@@ -179,32 +170,17 @@ def _chosen(options: argparse.Namespace, tell: Tell) -> pd.DataFrame:
     return runs
 
 
-def _columns(runs: pd.DataFrame, options: argparse.Namespace) -> list[str]:
-    from mnist_exp.compare.table import differing, need
-
-    again = ["test_scored"] if (runs["test_scored"] > 1).any() else []
-    again += ["memory_format"] if runs["memory_format"].nunique() > 1 else []
-    shown = options.columns or ["name", *differing(runs), *SHOWN, *again]
-    for column in shown:
-        need(runs, column, "--columns")
-    return list(shown)
-
-
-def _overview(runs: pd.DataFrame, options: argparse.Namespace) -> Any:
-    from mnist_exp.console import table
-
-    counts = ", ".join(f"{n} {status}" for status, n in runs["status"].value_counts().items())
-    return table(runs, _columns(runs, options), f"{len(runs)} runs: {counts}")
-
-
 def _watch(options: argparse.Namespace, screen: Console, tell: Tell) -> None:
     """Show the table again and again, until Ctrl-C."""
     from rich.live import Live
 
+    from mnist_exp.compare.overview import overview
+
     with Live(console=screen, auto_refresh=False) as live:
         while True:
             _, runs = _loaded(options, tell)
-            shown = _overview(runs, options) if len(runs) else "no runs yet"
+            room = max(screen.height - _AROUND, 1) if screen.is_terminal else None
+            shown = overview(runs, options.columns, room, options.sort) if len(runs) else "no runs yet"
             if screen.is_terminal:
                 live.update(shown, refresh=True)
             else:
@@ -242,10 +218,11 @@ def _contents(
     if options.json is not None:
         contents["json"] = result.to_json(orient="records", indent=1).encode()
     if options.html is not None:
+        from mnist_exp.compare.overview import usual
         from mnist_exp.compare.page import html_page
         from mnist_exp.console import cell
 
-        columns = [c for c in _columns(runs, options) if any(cell(c, v) for v in runs[c])]
+        columns = [c for c in options.columns or usual(runs) if any(cell(c, v) for v in runs[c])]
         contents["html"] = html_page(runs, columns, title, answer, tell)
     if options.plot is not None:
         from mnist_exp.compare.table import histories

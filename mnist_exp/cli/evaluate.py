@@ -113,15 +113,16 @@ def _tell(found: Evaluation, tta_runs: int, best_ones: bool) -> None:
     """Print what was found."""
     import pandas as pd
 
-    from mnist_exp.console import console, say, table
+    from mnist_exp.console import console, say
+    from mnist_exp.fitted import Fitted
 
     screen, scores, several = console(), found.scores(), len(found.members) > 1
     classes = pd.DataFrame(found.of_classes())
-    screen.print(table(classes, list(classes.columns), f"{found.data} {found.split}, class by class"))
+    screen.print(Fitted(classes, list(classes.columns), f"{found.data} {found.split}, class by class"))
     if several:
         columns = ["name", *(["val_acc"] if best_ones else []), "accuracy", "low", "high", "loss", "calibration_error"]
         screen.print()
-        screen.print(table(pd.DataFrame(found.of_members()), columns, f"{len(found.members)} members"))
+        screen.print(Fitted(pd.DataFrame(found.of_members()), columns, f"{len(found.members)} members"))
         gain = found.gain()
         say(screen, f"agreement   {found.agreement():.2f} % of the images are told the same by all")
         only = f"{gain['only_ensemble']} images right by it alone, {gain['only_member']} by that alone"

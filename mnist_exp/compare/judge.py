@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 Tell = Callable[[str], None]
 _UNKNOWN = "has no MD5 of its data, so nothing tells which other run had the same"
 SCORES = ("val_acc", "test_acc", "test_acc_tta", "test_acc_swa", "ensemble_acc")  # in percent, more is better
-_ANSWER: dict[str, Any] = dict.fromkeys(("difference", "verdict", "p_holm", "p"))  # first, as it is read first
+_ANSWER: dict[str, Any] = dict.fromkeys(("difference", "verdict", "p_holm"))  # first, as it is read first
 Scores = dict[Any, list[float]]  # of each unit: a seed, with what else varies inside a group
 
 
@@ -55,7 +55,6 @@ def group(runs: pd.DataFrame, keys: Sequence[str] | None = None, tell: Tell = lo
         row = _labelled(members, keys, varying)
         units = len(_scores(members, "seed", hidden))
         row |= {"n": units, "runs": len(members) if len(members) > units else None}
-        row["seeds"] = ",".join(str(seed) for seed in sorted({int(seed) for seed in members["seed"].dropna()}))
         for metric in ("val_acc", "test_acc"):
             means = pd.Series([sum(x) / len(x) for x in _scores(members, metric, hidden).values()], dtype=float)
             row |= {f"{metric}_mean": means.mean(), f"{metric}_std": means.std()}
@@ -66,6 +65,7 @@ def group(runs: pd.DataFrame, keys: Sequence[str] | None = None, tell: Tell = lo
             if len(both):
                 found = compare_groups(_scores(both, column, hidden), _scores(both, "test_acc", hidden))
                 row |= {f"{extra}_gain": found.difference, f"{extra}_p": None if hidden else found.p}
+        row["seeds"] = ",".join(str(seed) for seed in sorted({int(seed) for seed in members["seed"].dropna()}))
         row |= {"data": f"{members['dataset'].iloc[0]} {members['split'].iloc[0]}", "varies": ", ".join(hidden)}
         rows.append(row)
     return pd.DataFrame(rows)
@@ -101,8 +101,8 @@ def against(runs: pd.DataFrame, baseline: str, tell: Tell = log.warning) -> pd.D
             continue
         mine, theirs = int((other[0] & ~right[0]).sum()), int((right[0] & ~other[0]).sum())
         row = {"name": run["name"], **{c: run[c] for c in differing(runs)}, **_ANSWER}
-        row |= {"difference": 100 * (mine - theirs) / len(right[1]), "p": mcnemar(mine, theirs)}
-        row |= {"test_acc": run["test_acc"], "only_this": mine, "only_baseline": theirs, "seed": run["seed"]}
+        row |= {"test_acc": run["test_acc"], "difference": 100 * (mine - theirs) / len(right[1])}
+        row |= {"only_this": mine, "only_baseline": theirs, "p": mcnemar(mine, theirs), "seed": run["seed"]}
         rows.append(row)
     return _judged(rows)
 
@@ -146,9 +146,9 @@ def against_group(
         if not matched:
             tell(f"no verdict on {members['name'].iloc[0]} and its group: {', '.join(hidden)} differs too, unmatched")
         row = _labelled(members, keys, varying) | _ANSWER
-        row |= {"n": found.n, "n_baseline": found.n_other}
         mean = "score_mean" if len(score) > 1 else f"{score[0]}_mean"
         row |= {mean: _mean(ours), "baseline_mean": _mean(theirs), "difference": found.difference}
+        row |= {"n": found.n, "n_baseline": found.n_other}
         if len(score) > 1:
             row |= {"score": taken, "baseline_score": of_base}
         row |= (

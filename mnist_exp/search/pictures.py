@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mnist_exp.files import atomic_write
+from mnist_exp.fitted import short_names
 from mnist_exp.runs.folder import refuse_links
 from mnist_exp.runs.pictures import drawn, plain
 
@@ -59,12 +60,6 @@ def too_few(study: optuna.Study) -> str:
     if finished >= ENOUGH:
         return ""
     return f"only {finished} finished {'trial' if finished == 1 else 'trials'}: too few to tell"
-
-
-def short_names(names: Sequence[str], taken: Sequence[str] = ()) -> dict[str, str]:
-    """Return the last part of each dotted name; the whole where others, or what is ``taken``, are the same."""
-    last = [*(name.rpartition(".")[2] for name in names), *taken]
-    return {name: short if last.count(short) == 1 else name for name, short in zip(names, last, strict=False)}
 
 
 class Pictures:

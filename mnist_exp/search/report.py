@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_exp.config.job import compose
-from mnist_exp.console import console, say, table
+from mnist_exp.console import console, say
 from mnist_exp.errors import UserError
 from mnist_exp.files import expanded
+from mnist_exp.fitted import Fitted, short_names
 from mnist_exp.runs.folder import RunFolder, is_locked
 from mnist_exp.search.best import write_best
-from mnist_exp.search.pictures import plot_study, short_names, too_few
+from mnist_exp.search.pictures import plot_study, too_few
 from mnist_exp.search.space import typed
 from mnist_exp.search.store import best_trial
 
 if TYPE_CHECKING:
     import optuna
-    import pandas as pd
 
 _EDGE = 0.05  # of a range: nearer to its end the best may well lie beyond
 
@@ -28,8 +28,7 @@ _EDGE = 0.05  # of a range: nearer to its end the best may well lie beyond
 def report_study(folder: Path, study: optuna.Study) -> None:
     """Print the trials of ``study``, the search in ``folder``; write its plots, and its best parameters as an experiment."""
     screen, best = console(), best_trial(study)
-    found, title = _table(study, folder, best)
-    screen.print(table(found, list(found.columns), title))
+    screen.print(_table(study, folder, best))
     if best is None:
         say(screen, "no trial has finished yet")
         return
@@ -66,8 +65,8 @@ def _root(folder: Path, best: Any) -> str:
     return f" {shlex.quote(f'data.root={root}')}"
 
 
-def _table(study: optuna.Study, folder: Path, best: Any) -> tuple[pd.DataFrame, str]:
-    """Return a row for each trial, the best first, and the title above them."""
+def _table(study: optuna.Study, folder: Path, best: Any) -> Fitted:
+    """Return a table with a row for each trial, the best first."""
     import pandas as pd
 
     trials = [t for t in study.get_trials(deepcopy=False) if "duplicate_of" not in t.user_attrs]
@@ -80,16 +79,17 @@ def _table(study: optuna.Study, folder: Path, best: Any) -> tuple[pd.DataFrame, 
     rows = [
         {
             "name": f"trial-{trial.number}{' *' if trial.number == first else ''}",
-            "state": _state(trial, folder),
             **{column: trial.params.get(name) for name, column in columns.items()},
             metric: math.nan if trial.value is None else trial.value,
+            "state": _state(trial, folder),
             "val_loss": trial.user_attrs.get("val_loss", math.nan),
             "epochs": len(trial.intermediate_values),
             "seconds": _seconds(trial, folder),
         }
         for trial in trials
     ]
-    return pd.DataFrame(rows), f"{study.study_name}: {len(trials)} trials"
+    found = pd.DataFrame(rows)
+    return Fitted(found, list(found.columns), f"{study.study_name}: {len(trials)} trials", list(columns.values()))
 
 
 def _seconds(trial: Any, folder: Path) -> float:

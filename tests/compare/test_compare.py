@@ -60,6 +60,27 @@ def test_the_table_shows_every_run_and_what_differs(command, runs):
     assert re.search(r"\d+\.\d\d - \d+\.\d\d", row)
 
 
+def test_a_narrow_terminal_cuts_no_name_and_no_score(command, runs, monkeypatch):
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    for width in (60, 80, 200):
+        monkeypatch.setenv("COLUMNS", str(width))
+        text = command("compare").out
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
+        assert "\u2026" not in plain
+        header = plain.splitlines()[1].split()
+        assert {"name", "val_acc", "test_acc", "test_95"} <= set(header)
+        assert ("--csv - shows them" in " ".join(plain.split())) == (width < 200)
+
+
+def test_a_question_is_answered_and_nothing_else_is_shown(command, runs):
+    for question in (["--group-by"], ["--baseline", "a1"], ["--baseline", "a1", "--group-by"]):
+        done = command("compare", *question)
+        assert done.status == 0, done.err
+        assert "6 runs" not in done.out
+        assert "test_95" not in done.out
+        assert ("cannot tell: equal recipes" in done.out) == ("  cannot tell" in done.out)
+
+
 def test_how_runs_were_computed_is_shown_where_it_differs(command, runs):
     about = info(runs / "a2")
     header = command("compare").out.splitlines()[1].split()
