@@ -30,6 +30,7 @@ mnist_exp: compose a training run from small named parts, train it, and believe 
   python -m mnist_exp predict RUN --input PATH --output FILE   what a run says of pictures, idx, npz, Kaggle's test.csv
   python -m mnist_exp preview [KEY=VALUE ...]           a picture of what the augmentation does
   python -m mnist_exp draw RUN [RUN ...]                draw a digit, see what a trained network says of it
+  python -m mnist_exp explain [GROUP|KEY ...]           what may be typed, what it means, which values it takes
   python -m mnist_exp data status                       which data sets are there
   python -m mnist_exp data import PATH [--name NAME]    verify and install a data set from files
   python -m mnist_exp train --help                      config groups and the whole default config
@@ -52,6 +53,7 @@ COMMANDS = {
     "export": "export",
     "draw": "draw",
     "preview": "preview",
+    "explain": "explain",
     "data": "data",
 }
 
@@ -90,9 +92,9 @@ def report(function: Callable[[], Any]) -> int:
         from omegaconf.errors import OmegaConfBaseException
 
         if isinstance(error, HydraException | OmegaConfBaseException):
-            from mnist_exp.config.job import explain
+            from mnist_exp.config.job import plain_message
 
-            return _tell(explain(error), 2)
+            return _tell(plain_message(error), 2)
         if (problem := machine_failure(error)) is not None:
             return _tell(problem, 1)
         if isinstance(error, OSError) and error.filename is not None:

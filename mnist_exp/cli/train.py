@@ -37,9 +37,9 @@ def train(*overrides: str) -> RunFolder:
         try:
             runs = train_command(list(overrides), f"train({', '.join(map(repr, overrides))})")
         except (HydraException, OmegaConfBaseException) as error:
-            from mnist_exp.config.job import explain
+            from mnist_exp.config.job import plain_message
 
-            raise UserError(explain(error)) from error
+            raise UserError(plain_message(error)) from error
     if not runs:
         raise UserError(f"nothing was run: {' '.join(overrides)} only prints something")
     return runs[0]
@@ -95,9 +95,9 @@ def one_message(arguments: list[str]) -> Iterator[None]:
             message = f"{nulls}: this group cannot be null here; name one of its choices, as in pruner=none"
             raise UserError(message) from error
         if _is_hydras(error):
-            from mnist_exp.config.job import explain
+            from mnist_exp.config.job import plain_message
 
-            raise UserError(explain(error)) from error
+            raise UserError(plain_message(error)) from error
         raise
 
 

@@ -42,7 +42,7 @@ def compose(*overrides: str) -> DictConfig:
         with hydra.initialize_config_dir(config_folder()):
             return hydra.compose("train", overrides=list(overrides))
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(explain(error)) from error
+        raise UserError(plain_message(error)) from error
     finally:
         GlobalHydra.instance().hydra = running
 
@@ -56,7 +56,7 @@ def checked_config(*overrides: str) -> DictConfig:
     return config
 
 
-def explain(error: Exception) -> str:
+def plain_message(error: Exception) -> str:
     """Return Hydra's message without its search path, with its cause, and how to build what is not allowed."""
     text = str(error).partition("Config search path")[0]
     message = "\n".join(line.expandtabs(2) for line in text.splitlines() if line.strip())
@@ -221,11 +221,11 @@ def _check_keys(config: DictConfig) -> None:
     """Raise UserError for values of keys that belong to no component."""
     named = {key: config[key] for key in ("seed", "task_name", "tags", "save_prefix", "search")}
     values: Any = OmegaConf.to_container(OmegaConf.create(named))
-    _keys_of_no_group(**values)
+    keys_of_no_group(**values)
 
 
 @checked
-def _keys_of_no_group(
+def keys_of_no_group(
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)],
     task_name: str | int | float | None,
     tags: Annotated[list[str | int | float | bool | None], Field(description="such as [baseline]")],
