@@ -77,6 +77,19 @@ def allowed(hint: Any) -> str:
         return f"a {getattr(hint, '__name__', hint)}"
 
 
+def few_values(hint: Any) -> list[str]:
+    """Return the values that an annotation names one by one, as YAML has them; those of true and false, and null."""
+    try:
+        schema = TypeAdapter(hint, config=STRICT).json_schema()
+    except (PydanticInvalidForJsonSchema, PydanticSchemaGenerationError):
+        return []
+    found: list[str] = []
+    for part in schema.get("anyOf", [schema]):
+        found += map(str, part.get("enum", [part["const"]] if "const" in part else []))
+        found += {"boolean": ["true", "false"], "null": ["null"]}.get(part.get("type", ""), [])
+    return found
+
+
 def _wrong_value(
     error: ValidationError, target: Callable[..., Any], function: Callable[..., Any], options: Mapping[str, Any]
 ) -> WrongValue:

@@ -54,7 +54,7 @@ def composed(line: str) -> list[str] | None:
     if words[:1] == ["train"]:
         words = words[1:]
     elsewhere = ("FOLDER", "my_package", "--config-dir")
-    if words[:1] in (["compare"], ["data"], ["export"], ["predict"]) or any(
+    if words[:1] in (["compare"], ["data"], ["explain"], ["export"], ["predict"]) or any(
         name in word for name in elsewhere for word in words
     ):
         return None

@@ -24,7 +24,7 @@ Tell = Callable[[str], None]
 
 def compare(arguments: list[str]) -> None:
     """Carry out the command."""
-    options = _parser().parse_args(arguments)
+    options = command_parser().parse_args(arguments)
     _check(options)
     if _of_a_search(options):
         return
@@ -55,7 +55,8 @@ def compare(arguments: list[str]) -> None:
             say(screen, f"written  {name}")
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
+    """Return the parser of this command\'s line."""
     text = "Runs side by side, read from their folders: what differs, what it did, and whether it may be believed."
     parser = argparse.ArgumentParser(prog="python -m mnist_exp compare", description=text)
     add = parser.add_argument

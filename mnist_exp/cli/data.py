@@ -10,7 +10,9 @@ from mnist_exp.files import expanded
 
 def data(arguments: list[str]) -> None:
     """Carry out the command, with ``data.root=`` as for training."""
-    options, behind = _parser().parse_known_args(arguments)  # argparse takes overrides behind an option for unknown
+    options, behind = command_parser().parse_known_args(
+        arguments
+    )  # argparse takes overrides behind an option for unknown
     overrides = [*options.override, *behind]
     wrong = [override for override in overrides if not override.startswith("data.root=")]
     if wrong:
@@ -27,7 +29,8 @@ def data(arguments: list[str]) -> None:
         print(install(expanded(options.path), root, options.name))
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
+    """Return the parser of this command\'s line."""
     parser = argparse.ArgumentParser(prog="python -m mnist_exp data", description="See, verify and install data sets.")
     commands = parser.add_subparsers(dest="action", required=True)
     root_help = "folder of the data sets, as in training"

@@ -17,7 +17,7 @@ PORT = 7860
 
 def draw(arguments: list[str]) -> None:
     """Carry out the command, until Ctrl-C."""
-    options = _parser().parse_args(arguments)
+    options = command_parser().parse_args(arguments)
     port = options.port
     require(port is None or 1 <= port <= 65_535, "--port", port, "between 1 and 65535")
     from mnist_exp.console import console, say
@@ -39,7 +39,8 @@ def draw(arguments: list[str]) -> None:
         server.serve_forever()
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
+    """Return the parser of this command\'s line."""
     parser = argparse.ArgumentParser(
         prog="python -m mnist_exp draw",
         description="A page to draw a digit on, and what a trained network says of it; of several, also their mean.",

@@ -26,7 +26,7 @@ examples:
 
 def evaluate(arguments: list[str]) -> None:
     """Carry out the command."""
-    options = _parser().parse_args(arguments)
+    options = command_parser().parse_args(arguments)
     require(1 <= options.tta <= 10_000, "--tta", options.tta, "at least 1 (the picture as it is)")
     require(options.top is None or options.top >= 1, "--top", options.top, "at least 1")
     output = _output(options.output)
@@ -46,7 +46,8 @@ def evaluate(arguments: list[str]) -> None:
     print(f"written  {output}")
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
+    """Return the parser of this command\'s line."""
     text = "Score finished runs again: one network, or the ensemble of several, image by image."
     kind = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(

@@ -6,25 +6,20 @@ import argparse
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from mnist_exp.config.explained import Explained, plain
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from mnist_exp.config.comments import Choice
-    from mnist_exp.config.explained import Explained, Key
+    from mnist_exp.config.explained import Key
 
 _INDENT = 6  # letters before a meaning
 
 
 def explain(arguments: list[str]) -> None:
     """Carry out the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mnist_exp explain", description="What groups, choices and keys mean."
-    )
-    parser.add_argument(
-        "names", nargs="*", metavar="GROUP|GROUP=CHOICE|KEY", help="such as optimizer, optimizer=sgd, lr"
-    )
-    names = parser.parse_args(arguments).names
-    from mnist_exp.config.explained import Explained
+    names = command_parser().parse_args(arguments).names
     from mnist_exp.console import console
 
     known, screen = Explained(), console()
@@ -40,6 +35,17 @@ def explain(arguments: list[str]) -> None:
             _tell_keys(screen, found)
         else:
             _tell_choice(screen, known, found)
+
+
+def command_parser() -> argparse.ArgumentParser:
+    """Return the parser of this command's line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mnist_exp explain", description="What groups, choices and keys mean."
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="GROUP|GROUP=CHOICE|KEY", help="such as optimizer, optimizer=sgd, lr"
+    )
+    return parser
 
 
 def _found(known: Explained, name: str) -> str | Choice | list[Key]:
@@ -106,7 +112,7 @@ def _tell_choice(screen: Console, known: Explained, choice: Choice) -> None:
     }
     screen.print("[bold]sets[/bold]")
     for key, value in sets.items():
-        screen.print(Text(f"  {key}={_plain(value)}"), soft_wrap=True)
+        screen.print(Text(f"  {key}={plain(value)}"), soft_wrap=True)
 
 
 def _tell_briefly(screen: Console, keys: Iterable[Key]) -> None:
@@ -116,7 +122,7 @@ def _tell_briefly(screen: Console, keys: Iterable[Key]) -> None:
 
     for key in keys:
         only = f"  only with {key.only}" if key.only else ""
-        value = "" if isinstance(key.default, dict) else f" = {_plain(key.default)}"
+        value = "" if isinstance(key.default, dict) else f" = {plain(key.default)}"
         screen.print(Text.assemble("  ", (key.name, "bold"), value, (only, "dim")), soft_wrap=True)
         takes = f" ({key.takes})" if key.takes and not isinstance(key.default, dict) else ""
         screen.print(Padding(Text.assemble(key.meaning, (takes, "dim")), (0, 0, 0, _INDENT), expand=False))
@@ -133,21 +139,12 @@ def _tell_keys(screen: Console, keys: Iterable[Key]) -> None:
         whole = isinstance(key.default, dict)
         rows = {
             "takes": "" if whole else key.takes,
-            "default": "" if whole else _plain(key.default),
+            "default": "" if whole else plain(key.default),
             "only with": key.only,
             "argument of": key.target,
-            "set in": "\n".join(p if isinstance(v, dict) else f"{p}  {_plain(v)}" for p, v in key.places),
+            "set in": "\n".join(p if isinstance(v, dict) else f"{p}  {plain(v)}" for p, v in key.places),
         }
         for title, text in rows.items():
             if text:
                 table.add_row(Text(title, "dim"), Text(text))
         screen.print(table)
-
-
-def _plain(value: Any) -> str:
-    """Return a value as one types it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list):
-        return f"[{','.join(map(_plain, value))}]"
-    return str(value)

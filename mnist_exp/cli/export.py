@@ -14,7 +14,7 @@ from mnist_exp.named import check_writable
 
 def export(arguments: list[str]) -> None:
     """Carry out the command."""
-    options = _parser().parse_args(arguments)
+    options = command_parser().parse_args(arguments)
     run, output = expanded(options.run), expanded(options.output)
     _check(options, run, output)
     from mnist_exp.console import console, say
@@ -34,7 +34,8 @@ def export(arguments: list[str]) -> None:
         say(screen, made.member.assumed, "yellow")
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
+    """Return the parser of this command\'s line."""
     parser = argparse.ArgumentParser(
         prog="python -m mnist_exp export",
         description="The network of a run as a file to serve: uint8 images [N, 28, 28] in, probabilities [N, classes] out. "

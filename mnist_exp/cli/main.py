@@ -34,6 +34,7 @@ mnist_exp: compose a training run from small named parts, train it, and believe 
   python -m mnist_exp data status                       which data sets are there
   python -m mnist_exp data import PATH [--name NAME]    verify and install a data set from files
   python -m mnist_exp train --help                      config groups and the whole default config
+  eval "$(mnist-exp --shell-completion install=bash)"   complete commands, groups, choices, keys and values (or zsh, fish)
   python -m mnist_exp --cfg job [KEY=VALUE ...]         print the composed config, run nothing
 
 Examples:
@@ -108,6 +109,11 @@ def report(function: Callable[[], Any]) -> int:
 
 def dispatch(arguments: list[str]) -> None:
     """Find the command in ``arguments`` (default: train) and carry it out."""
+    if any(a.partition("=")[0] in ("-sc", "--shell-completion") for a in arguments):
+        from mnist_exp.cli.completion import complete
+
+        complete(arguments)
+        return
     first = next((a for a in arguments if not a.startswith("-")), "")
     command = "train"
     # the first bare word is the command, unless it is an override or the value of an option before it

@@ -25,7 +25,7 @@ examples:
 
 def predict(arguments: list[str]) -> None:
     """Carry out the command."""
-    options = _parser().parse_args(arguments)
+    options = command_parser().parse_args(arguments)
     _check(options)
     from mnist_exp.console import console, say, shown
     from mnist_exp.files import write_output
@@ -62,7 +62,8 @@ def predict(arguments: list[str]) -> None:
             say(screen, f"written  {name}")
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
+    """Return the parser of this command\'s line."""
     text = (
         "What a trained network says of images. Several runs are an ensemble: their probabilities are averaged. Pictures "
         "of any size are brought to what the network was trained on; Kaggle's test.csv gives its submission."

@@ -18,7 +18,7 @@ _MOST = 1 << 30  # bytes of a network and its optimizer
 
 def preview(arguments: list[str]) -> None:
     """Carry out the command."""
-    options = _parser().parse_intermixed_args(arguments)
+    options = command_parser().parse_intermixed_args(arguments)
     if options.output is not None:
         check_files({"output": options.output})
         picture_kind("output", options.output)
@@ -51,7 +51,8 @@ def preview(arguments: list[str]) -> None:
         say(screen, f"written  {name}")
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
+    """Return the parser of this command\'s line."""
     text = "A picture of what a run's strong and light transforms, and its mixing, do to sixteen digits. Nothing is trained."
     example = "example:\n  python -m mnist_exp preview augment.strong.rotation.degrees=30 augment.mix.prob=1 --output strong.png"
     parser = argparse.ArgumentParser(

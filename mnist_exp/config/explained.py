@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mnist_exp.checked import allowed
+from mnist_exp.checked import allowed, few_values
 from mnist_exp.config.comments import Choice, Entry, read_choices
 from mnist_exp.config.ours import config_folder
 from mnist_exp.errors import UserError
 
 _NO_GROUP = "mnist_exp.config.job.keys_of_no_group"
+_LIBRARIES = ("mnist_exp.", "torch.", "torchvision.", "optuna.", "hydra_plugins.")
 _BELOW = {"hydra/launcher": "where the trials of a search run"}  # what groups are for that begin in no defaults list
 _ALWAYS = {
     "_target_": "the class or function that is built: another is named by where it is imported from",
@@ -45,9 +46,9 @@ class Key:
 class Explained:
     """The config files of a folder, and what may be asked of them."""
 
-    def __init__(self, folder: Path | None = None):
-        self.folder = folder or Path(config_folder())
-        self.choices = list(read_choices(self.folder))
+    def __init__(self, *more: Path):
+        """Read our own config files, and those of the folders ``more``."""
+        self.choices = [choice for folder in (Path(config_folder()), *more) for choice in read_choices(folder)]
         (self.primary,) = [c for c in self.choices if not c.group and c.name == "train"]
         self.defaults, self.purposes = _defaults(self.primary)
 
@@ -86,6 +87,10 @@ class Explained:
     def known(self) -> list[str]:
         """Every key that a command line may set, and those of whole parts."""
         return [key for key, here in self._by_key.items() if _is_set(key, here[0][1])]
+
+    def is_part(self, name: str) -> bool:
+        """Return whether a key is that of something that is built, with keys of its own."""
+        return any(f"{name}._target_" in entries for _, entries in self._by_key[name])
 
     def keys(self, words: str) -> list[str]:
         """Return the keys that ``words`` names: itself, or all that end with it. Raises UserError with close ones."""
@@ -147,6 +152,13 @@ class Explained:
             around = around.rpartition(".")[0]
         return ""
 
+    def values(self, name: str) -> list[str]:
+        """Return what may stand behind ``name=``: the default, and all there is where it is named one by one."""
+        _, entries = self._by_key[name][0]
+        value, hint = entries[name].value, _hint(_target(name, entries), name.rpartition(".")[2])
+        default = [] if isinstance(value, dict | list) else [plain(value)]
+        return list(dict.fromkeys([*default, *([] if hint is None else few_values(hint))]))
+
     def _takes(self, name: str, entries: Mapping[str, Entry]) -> tuple[str, str]:
         """Return what takes a key, as it is imported, and the values it takes, in words."""
         last, value = name.rpartition(".")[2], entries[name].value
@@ -160,6 +172,15 @@ class Explained:
             if hint is not None:
                 return path, allowed(hint)
         return target, _kind(value)
+
+
+def plain(value: Any) -> str:
+    """Return a value as one types it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list):
+        return f"[{','.join(map(plain, value))}]"
+    return str(value)
 
 
 def _defaults(primary: Choice) -> tuple[dict[str, str | None], dict[str, str]]:
@@ -184,6 +205,8 @@ def _target(name: str, entries: Mapping[str, Entry]) -> str:
 @functools.cache
 def _hint(target: str, name: str) -> Any:
     """Return the annotation of a parameter of ``target``, with its limits; None if there is none."""
+    if not target.startswith(_LIBRARIES):  # to explain a config runs no code of it
+        return None
     try:
         found: Any = pydoc.locate(target)
         function = found.__init__ if inspect.isclass(found) else found
