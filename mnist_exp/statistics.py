@@ -23,6 +23,20 @@ def wilson(correct: Any, total: Any, z: float = 1.959964) -> tuple[Any, Any]:
     return np.maximum(0.0, (centre - half) * scale), np.minimum(100.0, (centre + half) * scale)
 
 
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % interval of a mean, by Student's t: of what further ``values`` of the kind have; NaN of one value.
+
+    Source: Student, "The Probable Error of a Mean" (1908).
+    """
+    from scipy.stats import t
+
+    n = len(values)
+    if n < 2:
+        return math.nan, math.nan
+    half = float(t.ppf(0.975, n - 1)) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    return float(np.mean(values)) - half, float(np.mean(values)) + half
+
+
 def calibration(confidence: Any, correct: Any, bins: int = 15) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (images, mean confidence, accuracy), float [bins], of those whose confidence lies in each equal part of 0..1.
 

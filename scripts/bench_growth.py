@@ -25,7 +25,7 @@ from peers.ours import figures
 from PIL import Image
 
 from mnist_exp.files import atomic_write
-from mnist_exp.runs.pictures import drawn
+from mnist_exp.runs.figures import drawn, styled
 
 CHANNELS = (16, 32, 64)
 DISTINCT, TEST, CLASSES = 1000, 100, 10
@@ -129,6 +129,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+@styled
 def picture(rows: list[dict[str, Any]]) -> bytes:
     """Return a picture as PNG: a column a question, times above memory, both scales logarithmic, a line of slope 1."""
     from matplotlib.figure import Figure

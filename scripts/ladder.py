@@ -20,7 +20,7 @@ from rungs import ORDER, Row, measured, ordered, summary
 
 from mnist_exp.errors import UserError
 from mnist_exp.files import atomic_write
-from mnist_exp.runs.pictures import drawn
+from mnist_exp.runs.figures import drawn, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -130,6 +130,7 @@ def placed(text: str, readme: str) -> str:
     return f"{before}{MARKS[0]}{text}{MARKS[1]}{rest.partition(MARKS[1])[2]}"
 
 
+@styled
 def picture(rows: dict[str, Row], peers: Row | None) -> bytes:
     """Return the chart as PNG: the mean of each row with its interval, the peers' epochs, and what others claim."""
     from matplotlib.figure import Figure

@@ -42,6 +42,9 @@ def compare(arguments: list[str]) -> None:
 
     if options.watch is not None:
         _watch(options, screen, tell)
+    if options.serve is not None:
+        _serve(options, screen, tell)
+        return
     runs = _chosen(options, tell)
     title, answer = _answer(runs, options, tell)
     if answer is None:
@@ -56,7 +59,7 @@ def compare(arguments: list[str]) -> None:
 
 
 def command_parser() -> argparse.ArgumentParser:
-    """Return the parser of this command\'s line."""
+    """Return the parser of this command's line."""
     text = "Runs side by side, read from their folders: what differs, what it did, and whether it may be believed."
     parser = argparse.ArgumentParser(prog="python -m mnist_exp compare", description=text)
     add = parser.add_argument
@@ -85,6 +88,7 @@ def command_parser() -> argparse.ArgumentParser:
         add(f"--{kind}", metavar="FILE", help=f"write {kind.upper()}")
     add("--plot", metavar="FILE", help="write the learning curves over each other, as PNG, PDF or SVG")
     add("--watch", type=float, nargs="?", const=2.0, metavar="SECONDS", help="refresh while runs go on, until Ctrl-C")
+    add("--serve", type=int, nargs="?", const=0, metavar="PORT", help="serve the page on this machine, until Ctrl-C")
     add("--storage", metavar="URL", help="of a search whose study is in PostgreSQL; no database is opened else")
     return parser
 
@@ -124,6 +128,9 @@ def _check(options: argparse.Namespace) -> None:
             raise UserError("--score is for groups of runs: type --baseline RUN --group-by, too")
     if options.watch is not None and asked & {*_KINDS, "baseline", "group_by"}:
         raise UserError("--watch shows a table of runs until Ctrl-C; it writes no file and answers no question")
+    require(options.serve in (None, *range(65_536)), "--serve", options.serve, "a port, between 1 and 65535")
+    if options.serve is not None and asked & {*_KINDS, "watch"}:
+        raise UserError("--serve shows a page until Ctrl-C; it writes no file, and --watch is for a terminal")
     if options.storage is not None and (len(options.folders) != 1 or asked != {"storage"}):
         raise UserError("--storage is for the report of one search: compare outputs/sweeps/STUDY --storage URL")
 
@@ -189,6 +196,36 @@ def _watch(options: argparse.Namespace, screen: Console, tell: Tell) -> None:
             time.sleep(options.watch)
 
 
+def _serve(options: argparse.Namespace, screen: Console, tell: Tell) -> None:
+    """Serve the page of the runs, as they are whenever it is asked for, until Ctrl-C."""
+    from mnist_exp.compare.serve import PORT, Server
+    from mnist_exp.console import say
+    from mnist_exp.local_server import bound
+    from mnist_exp.signals import terminate_as_interrupt
+
+    def page(version: str) -> bytes:
+        runs = _chosen(options, tell)
+        return _page(runs, *_answer(runs, options, tell), options, tell, version)
+
+    with terminate_as_interrupt(), bound(Server, "--serve", options.serve or None, PORT) as server:
+        server.folders, server.make = options.folders or ["outputs"], page
+        server.page()  # what is wrong is told here, not there
+        say(screen, f"page     {server.url}   (only from this machine; it follows the runs; Ctrl-C ends it)")
+        server.serve_forever()
+
+
+def _page(
+    runs: pd.DataFrame, title: str, answer: pd.DataFrame | None, options: argparse.Namespace, tell: Tell, live: str = ""
+) -> bytes:
+    """Return the page about ``runs`` and the ``answer`` under its ``title``; ``live``: the version that is served."""
+    from mnist_exp.compare.overview import usual
+    from mnist_exp.compare.page import Extras, html_page
+    from mnist_exp.console import cell
+
+    columns = [c for c in options.columns or usual(runs) if any(cell(c, v) for v in runs[c])]
+    return html_page(runs, columns, tell, Extras(title, answer, _search(options, tell), live))
+
+
 def _answer(runs: pd.DataFrame, options: argparse.Namespace, tell: Tell) -> tuple[str, pd.DataFrame | None]:
     """Return the title and the table that answer --group-by and --baseline; None without a question."""
     if options.baseline is None and options.group_by is None:
@@ -219,20 +256,28 @@ def _contents(
     if options.json is not None:
         contents["json"] = result.to_json(orient="records", indent=1).encode()
     if options.html is not None:
-        from mnist_exp.compare.overview import usual
-        from mnist_exp.compare.page import html_page
-        from mnist_exp.console import cell
-
-        columns = [c for c in options.columns or usual(runs) if any(cell(c, v) for v in runs[c])]
-        contents["html"] = html_page(runs, columns, title, answer, tell)
+        contents["html"] = _page(runs, title, answer, options, tell)
     if options.plot is not None:
         from mnist_exp.compare.table import histories
-        from mnist_exp.runs.pictures import plot_runs
+        from mnist_exp.runs.figures import drawn
+        from mnist_exp.runs.pictures import runs_figure
 
         rows = histories(runs, tell)
         named = {run["name"]: rows[run["path"]] for _, run in runs.iterrows()}
-        contents["plot"] = plot_runs(named, picture_kind("plot", options.plot))
+        contents["plot"] = drawn(runs_figure(named), picture_kind("plot", options.plot))
     return contents
+
+
+def _search(options: argparse.Namespace, tell: Tell) -> dict[str, Any]:
+    """Return Optuna's plots of the search, if one alone is asked about."""
+    from mnist_exp.search.read import is_study, load_study
+
+    folder = Path(options.folders[0]) if len(options.folders) == 1 else None
+    if folder is None or not is_study(folder):
+        return {}
+    from mnist_exp.search.page import optuna_plots
+
+    return optuna_plots(load_study(folder, None), tell)
 
 
 def _utf8(value: Any) -> Any:

@@ -10,10 +10,9 @@ import importlib
 import itertools
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from mnist_exp.cli.main import COMMANDS
 from mnist_exp.config.explained import Explained
 from mnist_exp.errors import UserError
 
@@ -47,7 +46,7 @@ _OFF = {
 }
 
 
-def complete(arguments: list[str]) -> None:
+def complete(arguments: list[str], commands: Collection[str]) -> None:
     """Print the script of a shell, what takes it back, or what may stand at the end of $COMP_LINE, a line each."""
     text = next((a for a in arguments if re.fullmatch(r"(.*=)?(install|uninstall|query)=\w+", a)), "")
     action, _, shell = text.rpartition("=")
@@ -58,17 +57,17 @@ def complete(arguments: list[str]) -> None:
             f"with one of {', '.join(_SCRIPTS)}"
         )
     if action == "query":
-        print("\n".join(candidates(os.environ.get("COMP_LINE", ""))))
+        print("\n".join(candidates(os.environ.get("COMP_LINE", ""), commands)))
     else:
         print((_SCRIPTS if action == "install" else _OFF)[shell], end="")
 
 
-def candidates(line: str) -> list[str]:
+def candidates(line: str, commands: Collection[str]) -> list[str]:
     """Return what the last word of a command ``line`` may become; [] leaves it to the shell, which knows files."""
     words = line.split()[1:]
     word = "" if line.endswith((" ", "\t")) or not words else words.pop()
-    command = words[0] if words and words[0] in COMMANDS else "train"
-    found: Iterable[str] = COMMANDS if not words else ()
+    command = words[0] if words and words[0] in commands else "train"
+    found: Iterable[str] = commands if not words else ()
     if command in ("train", "preview", "explain"):
         folders = [Path(after) for before, after in itertools.pairwise(words) if before == "--config-dir"]
         found = [*found, *_of_configs(Explained(*filter(Path.is_dir, folders)), word, with_values=command != "explain")]

@@ -30,7 +30,7 @@ def data(arguments: list[str]) -> None:
 
 
 def command_parser() -> argparse.ArgumentParser:
-    """Return the parser of this command\'s line."""
+    """Return the parser of this command's line."""
     parser = argparse.ArgumentParser(prog="python -m mnist_exp data", description="See, verify and install data sets.")
     commands = parser.add_subparsers(dest="action", required=True)
     root_help = "folder of the data sets, as in training"

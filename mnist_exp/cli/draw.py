@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import errno
-import os
-from typing import TYPE_CHECKING
 
-from mnist_exp.errors import UserError, require
-
-if TYPE_CHECKING:
-    from mnist_exp.inference.draw import Server
+from mnist_exp.errors import require
 
 PORT = 7860
 
@@ -21,12 +15,14 @@ def draw(arguments: list[str]) -> None:
     port = options.port
     require(port is None or 1 <= port <= 65_535, "--port", port, "between 1 and 65535")
     from mnist_exp.console import console, say
+    from mnist_exp.inference.draw import Server
     from mnist_exp.inference.load import load_model
     from mnist_exp.inference.predict import framing
+    from mnist_exp.local_server import bound
     from mnist_exp.signals import terminate_as_interrupt
 
     screen = console()
-    with terminate_as_interrupt(), _bound(port) as server:
+    with terminate_as_interrupt(), bound(Server, "--port", port, PORT) as server:
         server.model = load_model(*options.runs, checkpoint=options.checkpoint)
         framing(server.model, "no")  # which all of its networks must have in common
         for member in server.model.members:
@@ -40,7 +36,7 @@ def draw(arguments: list[str]) -> None:
 
 
 def command_parser() -> argparse.ArgumentParser:
-    """Return the parser of this command\'s line."""
+    """Return the parser of this command's line."""
     parser = argparse.ArgumentParser(
         prog="python -m mnist_exp draw",
         description="A page to draw a digit on, and what a trained network says of it; of several, also their mean.",
@@ -52,17 +48,3 @@ def command_parser() -> argparse.ArgumentParser:
     add("--port", type=int, metavar="N", help=f"of 127.0.0.1 (default: {PORT}, or a free one)")
     add("--checkpoint", default="best", metavar="WHICH", help="best, last, swa, or the file of one (default: best)")
     return parser
-
-
-def _bound(port: int | None) -> Server:
-    """Return a server on ``port``; on the usual or a free one if it is None. Raises UserError if it cannot be had."""
-    from mnist_exp.inference.draw import Server
-
-    try:
-        return Server(PORT if port is None else port)
-    except OSError as error:
-        if port is None:
-            return Server(0)
-        used = error.errno == errno.EADDRINUSE
-        reason = "in use" if used else f"not to be had ({os.strerror(error.errno or 0)})"
-        raise UserError(f"--port {port} is {reason}; name another one, or leave it out: a free one is taken") from error

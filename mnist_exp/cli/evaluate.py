@@ -47,7 +47,7 @@ def evaluate(arguments: list[str]) -> None:
 
 
 def command_parser() -> argparse.ArgumentParser:
-    """Return the parser of this command\'s line."""
+    """Return the parser of this command's line."""
     text = "Score finished runs again: one network, or the ensemble of several, image by image."
     kind = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
@@ -150,15 +150,18 @@ def _write(found: Evaluation, output: Path, asked: dict[str, Any], arguments: li
     """Write predictions, pictures, and evaluation.json, which says what they are of."""
     from mnist_exp.files import atomic_write
     from mnist_exp.runs import pictures
+    from mnist_exp.runs.figures import write_figure
     from mnist_exp.runs.folder import CALIBRATION, EVALUATION
     from mnist_exp.runs.schema import plain
-    from mnist_exp.training.results import write_predictions
+    from mnist_exp.training.results import Told, write_predictions
 
     output.mkdir(parents=True, exist_ok=True)
     probs = found.together
-    write_predictions(output, found.images, probs, found.labels, found.classes, f"{found.data} {found.split}")
+    kinds = found.members[0].config.paths.get("figures") or ["png"]
+    told = Told(found.images, probs, found.labels, found.classes)
+    write_predictions(output, told, f"{found.data} {found.split}", kinds)
     title = f"{found.data} {found.split}, {len(found.labels):,} images"
-    pictures.plot_reliability(probs, found.labels, output / CALIBRATION, title)
+    write_figure(pictures.reliability_figure(probs, found.labels, title), output / CALIBRATION, kinds)
     about: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "mnist_exp", "evaluate", *arguments]),
         "split": found.split,

@@ -35,7 +35,7 @@ def export(arguments: list[str]) -> None:
 
 
 def command_parser() -> argparse.ArgumentParser:
-    """Return the parser of this command\'s line."""
+    """Return the parser of this command's line."""
     parser = argparse.ArgumentParser(
         prog="python -m mnist_exp export",
         description="The network of a run as a file to serve: uint8 images [N, 28, 28] in, probabilities [N, classes] out. "

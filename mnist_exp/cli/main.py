@@ -112,7 +112,7 @@ def dispatch(arguments: list[str]) -> None:
     if any(a.partition("=")[0] in ("-sc", "--shell-completion") for a in arguments):
         from mnist_exp.cli.completion import complete
 
-        complete(arguments)
+        complete(arguments, COMMANDS)
         return
     first = next((a for a in arguments if not a.startswith("-")), "")
     command = "train"

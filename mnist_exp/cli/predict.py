@@ -63,7 +63,7 @@ def predict(arguments: list[str]) -> None:
 
 
 def command_parser() -> argparse.ArgumentParser:
-    """Return the parser of this command\'s line."""
+    """Return the parser of this command's line."""
     text = (
         "What a trained network says of images. Several runs are an ensemble: their probabilities are averaged. Pictures "
         "of any size are brought to what the network was trained on; Kaggle's test.csv gives its submission."

@@ -52,7 +52,7 @@ def preview(arguments: list[str]) -> None:
 
 
 def command_parser() -> argparse.ArgumentParser:
-    """Return the parser of this command\'s line."""
+    """Return the parser of this command's line."""
     text = "A picture of what a run's strong and light transforms, and its mixing, do to sixteen digits. Nothing is trained."
     example = "example:\n  python -m mnist_exp preview augment.strong.rotation.degrees=30 augment.mix.prob=1 --output strong.png"
     parser = argparse.ArgumentParser(

@@ -31,7 +31,7 @@ def train(*overrides: str) -> RunFolder:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    if "--multirun" in overrides or "-m" in overrides:
+    if {"--multirun", "-m"} & {*overrides} or any(line.startswith("seeds=") for line in overrides):
         raise UserError("train() is one run; several are python -m mnist_exp --multirun ...")
     with _loggers_and_environment_kept():
         try:
@@ -200,8 +200,9 @@ def request(arguments: list[str]) -> list[str]:
                 f"--{name.replace('_', '-')} is not taken: what is composed begins with conf/train.yaml; configs of "
                 "your own lie in a folder, as FOLDER/experiment/NAME.yaml: --config-dir FOLDER experiment=NAME"
             )
+    overrides, seeds = _seeds(overrides, options)
     check_typed(overrides)
-    overrides = _resuming(overrides)
+    overrides = _resuming(overrides) + seeds
     if (folder := options.pop("config_dir")) is not None:
         folder = expanded(folder).absolute()
         require(folder.is_dir(), "--config-dir", folder, "a folder")
@@ -211,6 +212,24 @@ def request(arguments: list[str]) -> list[str]:
         _refuse_endless(overrides)
     flags = {f"--{name.replace('_', '-')}": value for name, value in options.items() if value not in (None, False)}
     return [*(flag if value is True else f"{flag}={value}" for flag, value in flags.items()), *overrides]
+
+
+def _seeds(overrides: list[str], options: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Return ``overrides`` without ``seeds=N``, and the sweep that it stands for: seeds 1 to N, as with --multirun."""
+    asked = [line.partition("=")[2] for line in overrides if line.startswith("seeds=")]
+    if not asked:
+        return overrides, []
+    others = [line for line in overrides if not line.startswith("seeds=")]
+    number = asked[-1]
+    fine = re.fullmatch(r"[1-9]\d{0,5}", number) is not None
+    require(
+        fine, "seeds", number or "empty", "how many: seeds=5 runs seeds 1 to 5; for others type --multirun seed=7,8"
+    )
+    clash = next((line for line in others if line.startswith(("seed=", "resume=", "hparams_search="))), None)
+    if clash is not None:
+        raise UserError(f"seeds={number} and {clash} do not go together; leave one out")
+    options["multirun"] = True
+    return others, [f"seed=range(1,{int(number) + 1})"]
 
 
 def _refuse_endless(overrides: list[str]) -> None:

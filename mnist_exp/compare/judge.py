@@ -15,7 +15,7 @@ from mnist_exp.config import recipe
 from mnist_exp.console import cell
 from mnist_exp.errors import UserError
 from mnist_exp.runs.folder import RunFolder
-from mnist_exp.statistics import compare_groups, holm, mcnemar
+from mnist_exp.statistics import compare_groups, holm, mcnemar, mean_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +31,8 @@ Scores = dict[Any, list[float]]  # of each unit: a seed, with what else varies i
 def group(runs: pd.DataFrame, keys: Sequence[str] | None = None, tell: Tell = log.warning) -> pd.DataFrame:
     """Return a row per group of finished runs, whose repetitions of one seed count as one, by their mean.
 
-    n: seeds; runs: where there are more; mean and standard deviation of val and test accuracy over the seeds, percent.
+    n: seeds; runs: where there are more; mean and standard deviation of val and test accuracy over the seeds, percent, and
+    the 95 % interval of the mean, by Student's t: _low and _high.
     <tta|swa|ensemble>_gain: what each brings over the plain test accuracy of the same runs, in percentage points, and
     _p: the p-value of the paired t-test over the seeds. varies: keys of the recipe that vary inside the group, which then
     has no p-values.
@@ -58,6 +59,7 @@ def group(runs: pd.DataFrame, keys: Sequence[str] | None = None, tell: Tell = lo
         for metric in ("val_acc", "test_acc"):
             means = pd.Series([sum(x) / len(x) for x in _scores(members, metric, hidden).values()], dtype=float)
             row |= {f"{metric}_mean": means.mean(), f"{metric}_std": means.std()}
+            row |= dict(zip((f"{metric}_low", f"{metric}_high"), mean_interval(means.tolist()), strict=True))
         row["val_acc_best"] = members["val_acc"].max()
         for extra in ("tta", "swa", "ensemble"):  # what each brings over the plain score of the same runs
             column = "ensemble_acc" if extra == "ensemble" else f"test_acc_{extra}"

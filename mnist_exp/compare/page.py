@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import json
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ from mnist_exp.compare.table import differing, histories
 from mnist_exp.config.recipe import flatten
 from mnist_exp.console import cell, shown
 from mnist_exp.errors import UserError
+from mnist_exp.fitted import short_names
 from mnist_exp.runs.folder import RunFolder
 from mnist_exp.runs.pictures import class_name, confusion
 
@@ -25,24 +28,47 @@ if TYPE_CHECKING:
 
 _POINTS = 200  # of a learning curve at the most
 _WALL = 60  # digits on the wall
+_UNSHOWN = ("data_id", "split", "test_low", "test_high")  # columns that others say better
 _TESTED, _CLASSES = 500_000, 2000  # images of a test set; classes twice, those of the data and those predicted
 Tell = Callable[[str], None]
 
 
-def html_page(runs: pd.DataFrame, columns: list[str], title: str, answer: pd.DataFrame | None, tell: Tell) -> bytes:
-    """Return the page about ``runs`` (of compare.load_runs) with a table of ``columns``.
+@dataclasses.dataclass
+class Extras:
+    """What a page has beside its runs: the ``answer`` to a question under its ``title``, and Optuna's plots of a search.
 
-    ``answer``: the table that answers a question, under its ``title``; None if none was asked. ``tell`` is called with a
-    line for each file of a run that cannot be read, and which the page is without.
+    ``search``: {title: figure as Plotly's JSON}. ``live``: what the server calls this state of the runs; "" in a file.
     """
+
+    title: str = ""
+    answer: pd.DataFrame | None = None
+    search: dict[str, Any] = dataclasses.field(default_factory=dict)
+    live: str = ""
+
+
+def html_page(runs: pd.DataFrame, columns: Sequence[str], tell: Tell, extras: Extras | None = None) -> bytes:
+    """Return the page about ``runs`` (of compare.load_runs) with a table of ``columns``, to which others can be added.
+
+    ``tell`` is called with a line for each file of a run that cannot be read, and which the page is without.
+    """
+    extras = extras or Extras()
     records, configs, curves = [], [], histories(runs, tell)
-    for _, run in runs.iterrows():
+    every = [
+        *columns,
+        *(c for c in runs.columns if c not in (*columns, *_UNSHOWN) and any(map(cell, [c] * len(runs), runs[c]))),
+    ]
+    labels, of_groups = _labels(runs, ["seed"]), _labels(runs, [])
+    for number, (_, run) in enumerate(runs.iterrows()):
         folder = RunFolder(Path(run["path"]), {"prefix": ""})
         records.append(
             {
                 "name": shown(run["name"]),
-                "cells": [cell(c, run[c]) for c in columns],
-                "values": [_plain(run[c]) for c in columns],
+                "label": labels[number] or shown(run["name"]),
+                "full": f"{labels[number]}  {shown(run['name'])}".strip(),
+                "group": f"{run['recipe'] or run['path']} {run['data_id']}",
+                "group_label": of_groups[number] or shown(run["name"]),
+                "cells": [cell(c, run[c]) for c in every],
+                "values": [_plain(run[c]) for c in every],
                 "scores": {key: _plain(run[key]) for key in ("val_acc", "test_acc", "val_loss")},
                 "parameters": {key: _plain(run[key]) for key in [*differing(runs), "seed"]},
                 "curve": _curve(curves[run["path"]]),
@@ -54,15 +80,33 @@ def html_page(runs: pd.DataFrame, columns: list[str], title: str, answer: pd.Dat
     # most values are the same in all runs: they are stored once
     common = {k: v for k, v in (configs[0] if configs else {}).items() if all(c.get(k) == v for c in configs)}
     page = {
-        "answer": None if answer is None else _table(answer, title),
-        "columns": columns,
+        "answer": None if extras.answer is None else _table(extras.answer, extras.title),
+        "columns": list(columns),
+        "all": every,
+        "search": [{"title": title, "figure": figure} for title, figure in extras.search.items()],
+        "live": extras.live,
         "runs": records,
         "common": common,
         "configs": [{k: v for k, v in config.items() if common.get(k) != v} for config in configs],
         **_mistakes(runs, tell),
     }
-    template = (resources.files("mnist_exp.compare") / "page.html").read_text()
-    return template.replace("__DATA__", _data(page)).encode()
+    here = resources.files("mnist_exp.compare")
+    parts = {
+        "__SCRIPT__": (here / "page.js").read_text(),
+        "__PLOTLY__": (resources.files("plotly") / "package_data" / "plotly.min.js").read_text(),
+        "__DATA__": _data(page),
+    }
+    text = (here / "page.html").read_text()
+    return re.sub("|".join(parts), lambda found: parts[found[0]], text).encode()
+
+
+def _labels(runs: pd.DataFrame, more: Sequence[str]) -> list[str]:
+    """Return what sets each run apart from the others, of the keys that differ and ``more``, as in "lr=0.01 seed=2"."""
+    keys = [*differing(runs), *(key for key in more if runs[key].nunique() > 1)]
+    short = short_names(keys)
+    return [
+        " ".join(f"{short[key]}={text}" for key in keys if (text := cell(key, run[key]))) for _, run in runs.iterrows()
+    ]
 
 
 def _data(page: dict[str, Any]) -> str:

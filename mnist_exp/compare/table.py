@@ -95,7 +95,7 @@ def load_runs(
 
     rows = []
     each = [[folder] if isinstance(folder, str | Path) else folder for folder in folders or ("outputs",)]
-    for path in dict.fromkeys(_find(itertools.chain(*each), tell)):  # by whatever ways it was reached
+    for path in dict.fromkeys(find_runs(itertools.chain(*each), tell)):  # by whatever ways it was reached
         try:
             rows.append(_row(RunFolder.open(path)))
         except UserError as error:
@@ -159,7 +159,7 @@ def _fill(runs: pd.DataFrame, key: str, tell: Callable[[str], None]) -> None:
         runs[key] = runs[key].infer_objects()
 
 
-def _find(folders: Iterable[str | Path], tell: Callable[[str], None]) -> Iterator[Path]:
+def find_runs(folders: Iterable[str | Path], tell: Callable[[str], None]) -> Iterator[Path]:
     """Yield the real path of every run below ``folders``, without looking further inside it, or through links."""
     for folder in folders:
         if not Path(folder).exists():

@@ -27,6 +27,7 @@ _PARTS = {
     "mnist_exp.parts.evaluate": "Evaluator",
     "mnist_exp.parts.loggers": "TensorBoardLogger MLflowLogger",
     "mnist_exp.console": "ConsoleHandler LogFile",
+    "mnist_exp.compare.multirun": "TellRuns",
     # data sets that read what lies there: others download, or unpickle
     "torchvision.datasets": "ImageFolder FakeData",
     "optuna.pruners": "HyperbandPruner MedianPruner NopPruner PatientPruner PercentilePruner SuccessiveHalvingPruner "

@@ -24,10 +24,12 @@ from mnist_exp.checked import checked
 from mnist_exp.config.build import refused
 from mnist_exp.config.elsewhere import places, refuse_endless, refuse_places, refuse_resolvers
 from mnist_exp.config.ours import config_folder
+from mnist_exp.config.own_parts import without_keys_of_others
 from mnist_exp.config.recipe import PLACES, RESUMABLE, below, flatten, modernised
 from mnist_exp.console import without_password
-from mnist_exp.errors import UserError
+from mnist_exp.errors import UserError, require
 from mnist_exp.files import expanded
+from mnist_exp.named import PICTURES
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +51,7 @@ def compose(*overrides: str) -> DictConfig:
 
 def checked_config(*overrides: str) -> DictConfig:
     """Return ``compose(OVERRIDES)`` for building, as a run would get it. Raises UserError where a run would."""
-    config = _modern(compose(*overrides))
+    config = without_keys_of_others(_modern(compose(*overrides)), overrides)
     refuse_endless(OmegaConf.to_container(config), "the composed config")  # type: ignore[arg-type]
     check_config(config)
     _check_keys(config)
@@ -103,7 +105,8 @@ class Job:
             wanted = config.optimized_metric
         resume = None if config.resume is None else expanded(config.resume).absolute()
         folder, overrides = Path(hydra.runtime.output_dir), list(hydra.overrides.task)
-        return cls(_modern(config), folder, overrides, without_password(command), hydra, resume, wanted)
+        config = without_keys_of_others(_modern(config), overrides)
+        return cls(config, folder, overrides, without_password(command), hydra, resume, wanted)
 
     def check(self) -> None:
         """Raise UserError for what no component would notice."""
@@ -222,6 +225,9 @@ def _check_keys(config: DictConfig) -> None:
     named = {key: config[key] for key in ("seed", "task_name", "tags", "save_prefix", "search")}
     values: Any = OmegaConf.to_container(OmegaConf.create(named))
     keys_of_no_group(**values)
+    kinds = OmegaConf.to_container(config.paths).get("figures", ["png"])  # type: ignore[union-attr]
+    fine = isinstance(kinds, list) and bool(kinds) and set(map(str, kinds)) <= {*PICTURES}
+    require(fine, "paths.figures", kinds, f"a list of some of {', '.join(PICTURES)}, such as [png,pdf]")
 
 
 @checked

@@ -178,8 +178,9 @@ class Seen:
 
     def picture(self, kind: str) -> bytes:
         """Return a picture (``kind`` png, pdf or svg) of those that were kept, as the network saw them, and its answers."""
-        from mnist_exp.runs.pictures import plot_answers
+        from mnist_exp.runs.figures import drawn
+        from mnist_exp.runs.pictures import answers_figure
 
         title = f"the {SHOWN} least sure of {self.count:,}" if self.count > SHOWN else "what the network saw"
         kept = self.kept if self.count > SHOWN else sorted(self.kept, key=lambda one: one[1])
-        return plot_answers(np.stack([one[2] for one in kept]), [one[3] for one in kept], title, kind)
+        return drawn(answers_figure(np.stack([one[2] for one in kept]), [one[3] for one in kept], title), kind)

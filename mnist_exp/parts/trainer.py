@@ -17,7 +17,7 @@ from torch import nn
 
 from mnist_exp.checked import Count, checked
 from mnist_exp.errors import WrongValue, require
-from mnist_exp.parts.schedule import Schedule
+from mnist_exp.parts.interfaces import RateSchedule
 
 Threads = Annotated[int, Field(ge=1, le=1024)]  # far beyond that OpenMP ends the process, without a word
 MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
@@ -78,7 +78,7 @@ class Trainer:
         """Return ``model`` on the device, its weights in the memory format, in which it then computes."""
         return model.to(self.device, memory_format=MEMORY_FORMATS[self.memory_format])  # type: ignore[call-overload]
 
-    def epochs(self, schedule: Schedule, steps: int) -> int:
+    def epochs(self, schedule: RateSchedule, steps: int) -> int:
         """Return how many epochs of ``steps`` steps a run has, ``max_steps`` considered."""
         return schedule.total if self.max_steps is None else min(schedule.total, math.ceil(self.max_steps / steps))
 

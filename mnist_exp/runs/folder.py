@@ -18,6 +18,7 @@ from mnist_exp.files import atomic_write, naming, sync_folder
 from mnist_exp.reading import MIB, read_arrays, read_text, refusal
 from mnist_exp.runs import schema
 from mnist_exp.runs.composed import Composed
+from mnist_exp.runs.notebook import Shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +43,7 @@ _PREDICTED = {  # in predictions.npz: type and dimensions
 _HISTORY, _ROWS = 16 * MIB, 100_000  # of history.csv: bytes, epochs
 
 
-class RunFolder(Composed):
+class RunFolder(Composed, Shown):
     """A run's folder. ``info`` is run.json; ``update`` changes it on disk.
 
     Percent for accuracies, seconds for times, nats for losses. See "The outputs" in the README.
@@ -164,14 +165,6 @@ class RunFolder(Composed):
     @property
     def results(self) -> Path:
         return self.path / "results"
-
-    @property
-    def confusion(self) -> Path:
-        return self.results / CONFUSION
-
-    @property
-    def mistakes(self) -> Path:
-        return self.results / MISTAKES
 
     @property
     def predictions(self) -> Path:

@@ -1,11 +1,11 @@
-"""Pictures of a search. Draws on matplotlib Figures of its own: no pyplot, so no global state in a sweep."""
+"""Pictures of a search."""
 
 from __future__ import annotations
 
 import logging
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,8 @@ import numpy as np
 
 from mnist_exp.files import atomic_write
 from mnist_exp.fitted import short_names
+from mnist_exp.runs.figures import GREY, colour, drawn, plain, styled
 from mnist_exp.runs.folder import refuse_links
-from mnist_exp.runs.pictures import drawn, plain
 
 if TYPE_CHECKING:
     import optuna
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 ENOUGH = 10  # finished trials; with fewer a picture says that they are too few
-_BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#888888"
 # a scale for percent, as the logarithm is for losses: else one bad trial hides what sets the good ones apart
 _OF_WHAT_IS_LACKING = (lambda acc: -np.log(100.1 - np.minimum(acc, 100)), lambda y: 100.1 - np.exp(-y))
 
 
-def plot_study(study: optuna.Study, best: Any, folder: Path) -> list[Path]:
-    """Draw history, importance, slices and parallel coordinates of a study with a ``best`` trial; return the PNG files.
+@styled
+def plot_study(study: optuna.Study, best: Any, folder: Path, kinds: Sequence[str] = ("png",)) -> list[Path]:
+    """Draw history, importance, slices and parallel coordinates of a study with a ``best`` trial; return the files.
 
     They go into ``folder``, one below the study's. Raises UserError if that is a link.
     """
@@ -45,12 +45,14 @@ def plot_study(study: optuna.Study, best: Any, folder: Path) -> list[Path]:
     files = []
     for name, draw in figures.items():
         try:
-            content = drawn(draw(), dpi=110)
+            figure = draw()
+            contents = {folder / f"{name}.{kind}": drawn(figure, kind, dpi=110) for kind in kinds}
         except (ValueError, RuntimeError, ArithmeticError) as error:
             log.warning("%s cannot be drawn yet: %s", name, error)
             continue
-        files.append(folder / f"{name}.png")
-        atomic_write(files[-1], content)
+        for file, content in contents.items():
+            files.append(file)
+            atomic_write(file, content)
     return files
 
 
@@ -87,7 +89,7 @@ class Pictures:
         best: list[float] = []
         for trial in self.complete:
             best.append((min if self.minimize else max)([trial.value, *best[-1:]]))
-        axes.step([t.number for t in self.complete], best, where="post", color=_ORANGE, label="best so far")
+        axes.step([t.number for t in self.complete], best, where="post", color=colour(1), label="best so far")
         self._spots(axes, [trial.number for trial in (*self.pruned, *self.complete)])
         axes.set_xlabel("trial")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -107,7 +109,7 @@ class Pictures:
         figure = self._figure(8, 1.6 + 0.4 * len(names), f"importance for {self.metric}, by Optuna's PED-ANOVA")
         axes = figure.subplots()
         labels = [self.labels[name].replace("\n", "") for name in names]
-        bars = axes.barh(labels, [found[name] for name in names], color=_BLUE)
+        bars = axes.barh(labels, [found[name] for name in names], color=colour(0))
         axes.bar_label(bars, fmt="%.2f", padding=3)
         axes.set(xlabel="share of all", xlim=(0, 1.12 * max([*found.values(), 1e-9])))
         return figure
@@ -144,7 +146,7 @@ class Pictures:
             label = f"trial {trial.number}, the best" if best else None
             axes.plot(heights, "o-", color=colours.to_rgba(trial.value), ms=4, lw=3 if best else 1.2, label=label)
         for x, scale in enumerate(scales.values()):
-            axes.axvline(x, color=_GREY, linewidth=0.8, zorder=0)
+            axes.axvline(x, color=GREY, linewidth=0.8, zorder=0)
             for height, text in scale.marks():
                 box = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.7}
                 axes.text(x + 0.03, height, text, va="center", fontsize=8, bbox=box)
@@ -170,13 +172,13 @@ class Pictures:
         last = [trial.intermediate_values[max(trial.intermediate_values)] for trial in self.pruned]
         if self.pruned:
             label = "pruned, at its last epoch"
-            axes.scatter(places[: len(last)], last, marker="x", color=_GREY, linewidth=1, label=label)
+            axes.scatter(places[: len(last)], last, marker="x", color=GREY, linewidth=1, label=label)
         values = [trial.value for trial in self.complete]
-        axes.scatter(places[len(last) :], values, color=_BLUE, alpha=0.7, label="finished")
+        axes.scatter(places[len(last) :], values, color=colour(0), alpha=0.7, label="finished")
         number = next(n for n, trial in enumerate(self.complete) if self._is_best(trial))
         label = f"trial {self.best.number}, the best"
         axes.scatter(
-            places[len(last) + number], values[number], marker="*", s=160, color=_ORANGE, zorder=3, label=label
+            places[len(last) + number], values[number], marker="*", s=160, color=colour(1), zorder=3, label=label
         )
         self._value_axis(axes, [*last, *values])
 
@@ -213,7 +215,7 @@ class Pictures:
 
     def _legend(self, figure: Figure, axes: Axes) -> None:
         handles, labels = axes.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+        figure.legend(handles, labels, loc="outside lower center", ncols=4)
 
 
 class _Scale:

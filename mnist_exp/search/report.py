@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +25,11 @@ if TYPE_CHECKING:
 _EDGE = 0.05  # of a range: nearer to its end the best may well lie beyond
 
 
-def report_study(folder: Path, study: optuna.Study) -> None:
-    """Print the trials of ``study``, the search in ``folder``; write its plots, and its best parameters as an experiment."""
+def report_study(folder: Path, study: optuna.Study, kinds: Sequence[str] = ("png",)) -> None:
+    """Print the trials of ``study``, the search in ``folder``; write its plots, and its best parameters as an experiment.
+
+    ``kinds``: of the plots' files.
+    """
     screen, best = console(), best_trial(study)
     screen.print(_table(study, folder, best))
     if best is None:
@@ -35,7 +38,7 @@ def report_study(folder: Path, study: optuna.Study) -> None:
     for line in filter(None, (too_few(study), *near_edges(best))):
         say(screen, line, "yellow")
     try:
-        for path in plot_study(study, best, folder / "results"):
+        for path in plot_study(study, best, folder / "results", kinds):
             say(screen, f"plot     {path}")
         experiment = write_best(folder, best, _metric(study))
     except OSError as error:  # to look at the search of others needs no right to write there

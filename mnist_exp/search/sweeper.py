@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from mnist_exp.config.build import build
 from mnist_exp.config.elsewhere import refuse_endless
 from mnist_exp.config.job import check_config
+from mnist_exp.config.own_parts import without_keys_of_others
 from mnist_exp.config.request import quoted
 from mnist_exp.console import without_password
 from mnist_exp.errors import MachineFailed, RunFailed, RunLockedError, UserError, machine_failure, require
@@ -196,7 +197,8 @@ class StudySweeper(Sweeper):
         """Return the config of a trial, Hydra's part left out."""
         lines = self._overrides(number, params)
         composed = self.hydra_context.config_loader.load_sweep_config(self.config, lines)
-        return OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+        masked = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+        return without_keys_of_others(masked, lines)
 
     def _plain(self, params: dict[str, Any]) -> dict[str, Any]:
         return OmegaConf.to_container(self._compose(0, params))  # type: ignore[return-value]
@@ -233,7 +235,7 @@ class StudySweeper(Sweeper):
             raise RunFailed(
                 f"no trial of {study.study_name} has finished; the last ended with: {self.study.last_error()}"
             )
-        report_study(self.folder, study)
+        report_study(self.folder, study, self.config.paths.figures)
 
 
 def _check(sweeper: StudySweeper) -> None:

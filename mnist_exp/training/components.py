@@ -23,9 +23,9 @@ from mnist_exp.data.splits import Split, Splits
 from mnist_exp.errors import UserError, require
 from mnist_exp.parts.augment import Augment, per_image
 from mnist_exp.parts.evaluate import Evaluator
+from mnist_exp.parts.interfaces import Network, RateSchedule, RunLogger, members
 from mnist_exp.parts.models import GHOSTS, GhostBatchNorm2d
 from mnist_exp.parts.optim import Lookahead
-from mnist_exp.parts.schedule import Schedule
 from mnist_exp.parts.trainer import Trainer
 from mnist_exp.training.forward import Forward
 
@@ -36,9 +36,9 @@ _KINDS = {
     "data": ["load"],
     "trainer": ["device", "epochs", "autocast", "place"],
     "augment": ["strong", "light", "mix"],
-    "schedule": ["lr", "phase", "restarted"],
+    "schedule": members(RateSchedule),
     "evaluate": ["probabilities", "shifts", "recompute_bn"],
-    "model": ["forward", "parameters", "state_dict"],
+    "model": members(Network),
 }
 
 
@@ -51,10 +51,10 @@ class Components:
     model: nn.Module
     augment: Augment
     optimizer: torch.optim.Optimizer
-    schedule: Schedule
+    schedule: RateSchedule
     trainer: Trainer
     evaluator: Evaluator
-    loggers: list[Any]
+    loggers: list[RunLogger]
 
     @functools.cached_property
     def forward(self) -> Forward:
@@ -118,26 +118,46 @@ def build_components(
     loggers = {} if config.logger is None else build(config, "logger")
     require(isinstance(loggers, dict), "logger", config.logger, "names, and a logger each")
     for name, logger in loggers.items():
-        able = all(hasattr(logger, method) for method in ("start", "log", "finish"))
-        require(able, f"logger.{name}", logger, "a component with start, log and finish")
+        able = all(hasattr(logger, method) for method in members(RunLogger))
+        require(able, f"logger.{name}", logger, f"a component with {', '.join(members(RunLogger))}")
     with standing_at("data"):
         if new and isinstance(dataset, CustomData):
             dataset.check(augment.transforms() if isinstance(augment, Augment) else ["augment"])
         if isinstance(dataset, Data):
             dataset.reads_only = reads_only
         splits = dataset.load()
-    classes = len(splits.classes)
-    allowed = f"at least {classes}, the classes of {splits.name}"
-    require(config.model.num_classes >= classes, "model.num_classes", config.model.num_classes, allowed)
-    if config.model.num_classes > classes:
-        found = f"model.num_classes is {config.model.num_classes}, {splits.name} has {classes} classes"
-        log.warning(
-            "%s: some confidence will go to classes that do not exist. Type model.num_classes=%d", found, classes
-        )
+    _check_classes(config, model, splits, trainer)
     splits = splits.to(trainer.device)
     return Components(
         splits, config.data.batch_size, model, augment, optimizer, schedule, trainer, evaluator, [*loggers.values()]
     )
+
+
+def _check_classes(config: DictConfig, model: nn.Module, splits: Splits, trainer: Trainer) -> None:
+    """Raise UserError unless ``model`` tells as many classes apart as the data have."""
+    classes, told = len(splits.classes), config.model.get("num_classes")
+    if told is None:  # a network of one's own, which says it by what it answers
+        told, key = _outputs(model, trainer), "the number of outputs of the model"
+    else:
+        key = "model.num_classes"
+    require(told >= classes, key, told, f"at least {classes}, the classes of {splits.name}")
+    if told > classes:
+        found = f"{key} is {told}, {splits.name} has {classes} classes"
+        way_out = f" Type model.num_classes={classes}" if key == "model.num_classes" else ""
+        log.warning("%s: some confidence will go to classes that do not exist.%s", found, way_out)
+
+
+def _outputs(model: nn.Module, trainer: Trainer) -> int:
+    """Return how many logits ``model`` gives an image. Raises UserError if it gives something else."""
+    training = model.training
+    model.eval()
+    with torch.no_grad(), trainer.autocast():
+        found = model(torch.zeros(2, 1, 28, 28, device=trainer.device))
+    model.train(training)
+    fine = isinstance(found, torch.Tensor) and found.ndim == 2 and len(found) == 2
+    shape = list(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
+    require(fine, "what the model makes of [2, 1, 28, 28]", shape, "logits [2, classes]")
+    return int(found.shape[1])
 
 
 def load_weights(model: nn.Module, weights: dict[str, Any], origin: Any) -> None:

@@ -60,6 +60,7 @@ def run(
         log.info("run      %s", folder.path)
         if parent is not None:
             log.info("warm restart from the weights of %s", parent)
+        kinds = job.config.paths.get("figures") or ["png"]  # older runs say nothing of it
         for logger in parts.loggers:
             logger.start(folder.path, flatten(job.values()))
         done = [row for row in folder.history() if row["epoch"] < state.epoch]
@@ -68,10 +69,10 @@ def run(
         if done:  # a study may not have heard of it either
             on_epoch(folder)
         Loop(parts, state, folder, checkpoints).fit(after_epoch)
-        draw_history(parts, folder)
+        draw_history(parts, folder, kinds)
         metrics = folder.info["metrics"]
         if job.wanted is None or job.wanted not in metrics:
-            metrics = score(parts, state, folder, checkpoints)
+            metrics = score(parts, state, folder, checkpoints, kinds)
             summarise(parts, checkpoints, metrics, record.seconds, folder.path)
         record.finish(metrics)
     return folder

@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from mnist_exp.errors import RunFailed, UserError
 from mnist_exp.files import atomic_write
 from mnist_exp.parts.evaluate import PLAIN, accuracy, nll
 from mnist_exp.runs import pictures
+from mnist_exp.runs.figures import write_figure
 from mnist_exp.runs.folder import CONFUSION, MISTAKES, PREDICTIONS, RunFolder
 from mnist_exp.runs.schema import plain
 from mnist_exp.statistics import wilson
@@ -30,17 +31,19 @@ log = logging.getLogger(__name__)
 Scored = dict[str, tuple[Tensor, Tensor]]
 
 
-def draw_history(parts: Components, run: RunFolder) -> None:
-    """Write the history as JSON and as pictures."""
+def draw_history(parts: Components, run: RunFolder, kinds: Sequence[str]) -> None:
+    """Write the history as JSON and as pictures of the ``kinds``, such as png and pdf."""
     rows, schedule = run.history(), parts.schedule
     atomic_write(run.result("history.json"), (json.dumps(plain(rows), indent=1) + "\n").encode())
     swa_epoch = schedule.swa_epoch if schedule.swa_epoch <= schedule.total else None
     title = f"{parts.splits.name}, seed {run.info['seed']}"
-    pictures.plot_loss(rows, swa_epoch, run.result("train_loss.png"), title)
-    pictures.plot_curves(rows, swa_epoch, run.result("acc.png"), title)
+    write_figure(pictures.loss_figure(rows, swa_epoch, title), run.result("train_loss.png"), kinds)
+    write_figure(pictures.curves_figure(rows, swa_epoch, title), run.result("acc.png"), kinds)
 
 
-def score(parts: Components, state: State, run: RunFolder, checkpoints: Checkpoints) -> dict[str, float]:
+def score(
+    parts: Components, state: State, run: RunFolder, checkpoints: Checkpoints, kinds: Sequence[str]
+) -> dict[str, float]:
     """Score the best checkpoint, the weight average and the ensemble; return the metrics, test's predictions on disk.
 
     The weights of ``parts.model`` are the best ones, or the last ones, afterwards.
@@ -69,7 +72,9 @@ def score(parts: Components, state: State, run: RunFolder, checkpoints: Checkpoi
         save(run.swa_checkpoint(last), {"epoch": last, "model": average.state_dict()})
     if test is not None:
         probs, labels = (found.numpy() for found in scored["test"]["member0"])
-        write_predictions(run.results, pictures_of(test), probs, labels, splits.classes, f"{splits.name} test")
+        write_predictions(
+            run.results, Told(pictures_of(test), probs, labels, splits.classes), f"{splits.name} test", kinds
+        )
     metrics = dict(run.info["metrics"])
     for split, found in scored.items():
         metrics |= _metrics(split, found, len(checkpoints.best))
@@ -124,13 +129,18 @@ def _metrics(split: str, scored: Scored, members: int) -> dict[str, float]:
     return metrics
 
 
-def write_predictions(
-    folder: Path, images: np.ndarray, probs: np.ndarray, labels: np.ndarray, classes: Sequence[str], of: str
-) -> None:
-    """Write what was said ``of`` some images, and pictures of what was wrong, to ``folder``.
+class Told(NamedTuple):
+    """What was said of images: uint8 [N, 28, 28], probabilities float32 [N, C], labels int64 [N], names of the classes."""
 
-    ``images`` uint8 [N, 28, 28], ``probs`` float32 [N, C], ``labels`` int64 [N], the names of the ``classes``.
-    """
+    images: np.ndarray
+    probs: np.ndarray
+    labels: np.ndarray
+    classes: Sequence[str]
+
+
+def write_predictions(folder: Path, told: Told, of: str, kinds: Sequence[str]) -> None:
+    """Write what was ``told`` ``of`` some images, and pictures, of the ``kinds``, of what was wrong, to ``folder``."""
+    images, probs, labels, classes = told
     predicted = probs.argmax(1)
     wrong = np.flatnonzero(predicted != labels)
     content = io.BytesIO()
@@ -139,8 +149,8 @@ def write_predictions(
     )
     atomic_write(folder / PREDICTIONS, content.getvalue())
     title = f"{len(wrong):,} of {len(labels):,} {of} images wrong"
-    pictures.plot_confusion(predicted, labels, classes, folder / CONFUSION, title)
-    pictures.plot_mistakes(images, probs, labels, classes, folder / MISTAKES, title)
+    write_figure(pictures.confusion_figure(predicted, labels, classes, title), folder / CONFUSION, kinds)
+    write_figure(pictures.mistakes_figure(images, probs, labels, classes, title), folder / MISTAKES, kinds)
 
 
 def pictures_of(split: Split | LoaderSplit) -> np.ndarray:

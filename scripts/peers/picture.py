@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from error_axes import error, frame, label
 
-from mnist_exp.runs.pictures import drawn
+from mnist_exp.runs.figures import drawn, styled
 from peers.report import TARGETS, Row, names, of, share, threads
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ _COLOURS = {
 _SECONDS = "seconds of training (log scale); scoring is not counted"
 
 
+@styled
 def picture(found: Row) -> bytes:
     """Return the picture as PNG: each run's scores a dot, the means joined and named; a bar of each one's speed."""
     from matplotlib.figure import Figure

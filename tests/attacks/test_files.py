@@ -501,6 +501,10 @@ def test_a_page_with_any_names_works_in_a_browser(command, place, browser):
     page.on("console", lambda message: problems.append(message.text))
     page.goto(f"file://{place / 'page.html'}")
     assert page.title() == "mnist_exp: runs compared"
+    for chart in ("curves", "scatter", "parallel"):
+        page.locator(f"#{chart}").scroll_into_view_if_needed()
+        page.wait_for_selector(f"#{chart} :is(.main-svg, .nothing)", state="attached")
+    assert page.locator("svg b, svg img, svg script").count() == 0
     assert page.locator("#table tbody tr").count() == 2 * len(NAMES)
     assert page.locator("#wall figure").count() == 5
     assert page.locator("img[src=x]").count() == 0
@@ -522,7 +526,11 @@ def test_a_page_of_many_points_works_in_a_browser(command, place, browser):
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.goto(f"file://{place / 'page.html'}")
-    assert page.locator("#curves .curve").count() == 800
+    page.wait_for_selector("html[data-ready=yes]", state="attached")
+    page.locator("#curves").scroll_into_view_if_needed()
+    page.wait_for_function("document.getElementById('curves').data?.length === 41")
+    points = page.evaluate("document.getElementById('curves').data.map(t => t.x.filter(x => x !== null).length)")
+    assert sum(points) == 800 * 200
     assert problems == []
 
 

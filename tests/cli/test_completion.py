@@ -44,7 +44,7 @@ from mnist_exp.cli.main import COMMANDS
     ],
 )
 def test_what_may_follow(line, wanted, unwanted):
-    found = set(candidates(line))
+    found = set(candidates(line, COMMANDS))
     assert wanted <= found
     assert not unwanted & found
     last = line.split(" ")[-1]
@@ -55,9 +55,9 @@ def test_configs_of_ones_own_are_offered(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.yaml").write_text("# My own.\n_target_: nowhere.at.all\nwidth: 3  # of it\n")
     line = f"mnist-exp train --config-dir {tmp_path} model"
-    assert {"model=mine", "model=small_cnn"} <= set(candidates(f"{line}="))
-    assert "model.width=" in candidates(f"{line}.")
-    assert candidates(f"{line}.width=") == ["model.width=3"]
+    assert {"model=mine", "model=small_cnn"} <= set(candidates(f"{line}=", COMMANDS))
+    assert "model.width=" in candidates(f"{line}.", COMMANDS)
+    assert candidates(f"{line}.width=", COMMANDS) == ["model.width=3"]
 
 
 def test_bash_completes_the_word_at_the_cursor():

@@ -53,7 +53,7 @@ assert "torch" not in sys.modules or gc.get_freeze_count() > 100_000 > len(gc.ge
 def test_help_names_every_command():
     for name in main.COMMANDS:
         assert re.search(rf"python -m mnist_exp \[?{name}\b", main.USAGE)
-    assert {p.stem for p in (PACKAGE / "cli").glob("[a-z]*.py")} == {*main.COMMANDS, "main"}
+    assert {p.stem for p in (PACKAGE / "cli").glob("[a-z]*.py")} == {*main.COMMANDS, "main", "completion"}
 
 
 def test_the_console_script_is_the_same_as_the_module(place, monkeypatch):

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -11,36 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import SMALL, info, run_command
+from helpers import SMALL, info
 
 from mnist_exp.compare import load_runs
 from mnist_exp.statistics import mcnemar
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory, data_root) -> Path:
-    """Real runs: two seeds of one recipe, two of another, one on another split, one that failed."""
-    place = tmp_path_factory.mktemp("runs")
-    runs = {
-        "a1": ["seed=1"],
-        "a2": ["seed=2"],
-        "b1": ["seed=1", "optimizer.lr=0.03"],
-        "b2": ["seed=2", "optimizer.lr=0.03"],
-        "split": ["data.split_seed=7"],
-        "broken": ["optimizer=sgd", "optimizer.lr=1e30", "schedule=one_cycle", "schedule.initial_epochs=9"],
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MNIST_EXP_DATA", str(data_root))
-        for name, overrides in runs.items():
-            arguments = [*SMALL, "schedule.extra_epochs=2", *overrides, f"hydra.run.dir={place / name}"]
-            assert run_command(*arguments) == (1 if name == "broken" else 0)
-    return place
-
-
-@pytest.fixture
-def runs(made, place) -> Path:
-    shutil.copytree(made, place / "outputs")
-    return place / "outputs"
 
 
 def test_the_table_shows_every_run_and_what_differs(command, runs):
@@ -343,88 +316,6 @@ def test_watching_refreshes_until_interrupted(runs, place):
             break
     process.communicate(timeout=60)
     assert process.returncode == 130
-
-
-def page_data(text: str) -> dict:
-    """What a page is drawn from."""
-    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text)[1])
-
-
-def test_the_page_needs_nothing_from_elsewhere(command, runs):
-    assert command("compare", "--html", "page.html").status == 0
-    text = Path("page.html").read_text()
-    assert not re.search(r"<(script|link|img|iframe)[^>]+(src|href)=", text.replace("data:image", ""))
-    assert set(re.findall(r"https?://[\w./]+", text)) <= {"http://www.w3.org/2000/svg"}
-    data = page_data(text)
-    assert len(data["runs"]) == 6
-    assert data["scored"] == 4
-    assert data["wall"][0]["said"]
-    confusion = next(c for c in data["confusions"] if c)
-    assert confusion["classes"] == list("0123456789")
-    assert np.array(confusion["counts"]).sum() == 1000
-
-
-def test_the_page_answers_what_was_asked(command, runs):
-    def answer(*arguments: str) -> dict | None:
-        done = command("compare", *arguments, "--html", "page.html", "--csv", "answer.csv")
-        assert done.status == 0, done.err
-        found = page_data(Path("page.html").read_text())["answer"]
-        assert found is None or found["title"] in done.out
-        return found
-
-    assert answer() is None
-    for question, words in (
-        (["--baseline", "a1"], "McNemar"),
-        (["--group-by", "optimizer.lr"], "by optimizer.lr"),
-        (["--baseline", "a1", "--group-by"], "over seeds"),
-    ):
-        found = answer(*question)
-        assert words in found["title"]
-        written = pd.read_csv("answer.csv")
-        assert len(found["rows"]) == len(written)
-        assert set(found["columns"]) <= set(written.columns)
-        assert {len(row) for row in found["rows"]} == {len(found["columns"])}
-    assert found["rows"][0][found["columns"].index("verdict")] == written["verdict"][0]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])
-def test_the_page_works_in_a_browser(command, runs, place, browser, width, scheme):
-    about = info(runs / "b1")
-    (runs / "b1" / "run.json").write_text(
-        json.dumps(about | {"named": about["named"] | {"x.text": "<b>&</b></script>"}})
-    )
-    assert command("compare", "--baseline", "a1", "--html", "page.html").status == 0
-    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    problems: list[str] = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on(
-        "request",
-        lambda request: problems.append(request.url) if not request.url.startswith(("file:", "data:")) else None,
-    )
-    page.goto(f"file://{place / 'page.html'}")
-    assert "McNemar" in page.locator("#answer-title").inner_text()
-    assert page.locator("#answer-table tbody tr").count() == 3
-    assert page.locator("#answer-table").get_by_text("<b>&</b></script>", exact=True).count() == 1
-    assert page.locator("#table tbody tr").count() == 6
-    page.get_by_role("button", name="test_acc", exact=True).click()
-    column = page.locator("#table thead th").all_inner_texts().index("test_acc \u25be") + 1
-    shown = page.locator(f"#table tbody td:nth-child({column})").all_inner_texts()
-    values = [float(v) for v in shown if v]
-    assert values == sorted(values, reverse=True)
-    page.locator("#curves .hit").first.dispatch_event("mouseenter")
-    assert page.locator("#hover").inner_text().strip()
-    names = [o.inner_text() for o in page.locator("#left option").all()]
-    page.select_option("#left", label=next(n for n in names if n == "a1"))
-    page.select_option("#right", label="b1")
-    assert "optimizer.lr" in page.locator("#difference").inner_text()
-    assert page.locator("#scatter .spot").count() > 0
-    assert page.locator("#confusion td").count() == 100
-    assert page.locator("#wall img").count() > 5
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "the page scrolls sideways"
-    dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert (dark == "rgb(255, 255, 255)") == (scheme == "light")
-    assert problems == []
 
 
 def test_the_table_of_todays_runs_reads_no_config(command, place, monkeypatch):

@@ -1,0 +1,63 @@
+"""What is told at the end of several runs that are no search."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.experimental.callback import Callback
+
+from mnist_exp.compare import judge
+from mnist_exp.compare.overview import overview
+from mnist_exp.compare.table import differing, load_runs
+from mnist_exp.console import cell, console, say
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from omegaconf import DictConfig
+
+
+class TellRuns(Callback):
+    """At the end of a multirun, print its runs as a table and what the seeds of each recipe tell together.
+
+    Hydra calls it (conf/hydra/default.yaml). A search has a report of its own.
+    """
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        folder = Path(config.hydra.sweep.dir)
+        if config.get("search") is not None or not folder.is_dir():
+            return
+        screen = console()
+        runs = load_runs(folder, tell=lambda line: say(screen, line, "yellow"))
+        if runs.empty:
+            return
+        screen.print()
+        screen.print(overview(runs))
+        if lines := _told_by_seeds(runs):
+            say(screen, "mean +- standard deviation over seeds, and the 95 % interval of the mean (Student's t):")
+            for line in lines:
+                say(screen, f"  {line}", "bold")
+        if len(lines) > 1:
+            say(
+                screen,
+                f"which is better: python -m mnist_exp compare {shlex.quote(str(folder))} --baseline trial-0 --group-by",
+            )
+
+
+def _told_by_seeds(runs: pd.DataFrame) -> list[str]:
+    """Return a line for each group of repetitions with two seeds or more: their means, deviations and intervals."""
+    rows = judge.group(runs, None, lambda line: None)
+    apart = [key for key in differing(runs) if key in rows]
+    lines = []
+    for _, row in rows[rows["n"] >= 2].iterrows() if len(rows) else ():
+        label = " ".join(f"{key}={text}" for key in apart if (text := cell(key, row[key])))
+        scores = ", ".join(
+            f"{name} {row[f'{name}_acc_mean']:.2f} +- {row[f'{name}_acc_std']:.2f} % "
+            f"({row[f'{name}_acc_low']:.2f} to {row[f'{name}_acc_high']:.2f})"
+            for name in ("val", "test")
+            if not math.isnan(row[f"{name}_acc_mean"])
+        )
+        lines.append(f"{label + ': ' if label else ''}{scores}, over {row['n']} seeds")
+    return lines
