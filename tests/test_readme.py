@@ -59,7 +59,9 @@ def composed(line: str) -> list[str] | None:
     ):
         return None
     # which run to resume and which launcher of another package to use is not the composition's business
-    overrides = [w for w in words if ("=" in w or w.startswith("~")) and not w.startswith(("resume=", "hydra"))]
+    overrides = [
+        w for w in words if ("=" in w or w.startswith("~")) and not w.startswith(("resume=", "seeds=", "hydra"))
+    ]
     overrides += [w for w in words if w.startswith("hparams_search=")]
     return [re.sub(r"^([\w./]+)=([^,\[{(]+),.*", r"\1=\2", w) for w in overrides if "choice(" not in w]
 

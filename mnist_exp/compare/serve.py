@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from mnist_exp.compare.table import find_runs
+from mnist_exp.console import shown
+from mnist_exp.errors import UserError
 from mnist_exp.local_server import HTML, LocalHandler, LocalServer
 
 PORT = 7870
@@ -38,7 +40,10 @@ class _Handler(LocalHandler):
         if self.path == "/version":
             self.send(200, version(self.server.folders).encode())
         elif self.path == "/":
-            self.send(200, self.server.page(), HTML, {"Content-Security-Policy": "frame-ancestors 'none'"})
+            try:
+                self.send(200, self.server.page(), HTML, {"Content-Security-Policy": "frame-ancestors 'none'"})
+            except UserError as error:  # there may be runs again
+                self.send(503, shown(str(error)).encode(), more={"Refresh": "2"})
         else:
             self.send(404, b"there is nothing here; the page is /")
 

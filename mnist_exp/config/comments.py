@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,10 @@ from typing import Any
 
 import yaml
 
+from mnist_exp.errors import UserError
+from mnist_exp.reading import MIB, load_yaml, read_text
+
+_FILES = 1_000
 _PACKAGE = re.compile(r"#\s*@package\s+(\S+)")
 _COMMAND = re.compile(r"#\s+(python -m mnist_exp\b.*)")
 
@@ -47,22 +53,26 @@ class Choice:
 
 
 def read_choices(folder: Path) -> Iterator[Choice]:
-    """Yield all files below ``folder``, a folder for configs of Hydra."""
-    for path in sorted(folder.rglob("*.yaml")):
-        yield _choice(path, path.parent.relative_to(folder).as_posix().removeprefix("."))
+    """Yield the files below ``folder``, a folder for configs of Hydra; what is none of such files is left out."""
+    for path in sorted(itertools.islice(folder.rglob("*.yaml"), _FILES)):
+        with contextlib.suppress(UserError):
+            yield _choice(path, path.parent.relative_to(folder).as_posix().removeprefix("."))
 
 
 def _choice(path: Path, group: str) -> Choice:
-    lines = path.read_text().splitlines()
+    held = load_yaml(path)  # which is read as plain data of bounded size: it may be anybody's
+    held = held if isinstance(held, dict) else {}
+    lines = read_text(path, MIB).splitlines()
     head = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
     package = next((found[1] for line in lines[:head] if (found := _PACKAGE.match(line))), group.replace("/", "."))
     commands = tuple(found[1] for line in lines[:head] if (found := _COMMAND.match(line)))
     said = [line for line in lines[:head] if not _PACKAGE.match(line) and not _COMMAND.match(line)]
     root = yaml.compose("\n".join(lines), Loader=yaml.SafeLoader)
     prefix = "" if package == "_global_" else package
-    listed = f"{prefix}.defaults".lstrip(".")
-    entries = {key: entry for key, entry in _entries(root, prefix, lines, head) if key != listed}
-    defaults = (yaml.safe_load("\n".join(lines)) or {}).get("defaults", [])
+    own_list = f"{prefix}.defaults".lstrip(".")
+    entries = {key: entry for key, entry in _entries(root, prefix, lines, head) if key != own_list}
+    listed = held.get("defaults")
+    defaults = listed if isinstance(listed, list) else []
     parents = tuple(one for one in defaults if isinstance(one, str) and one != "_self_")
     chosen = {
         key.removeprefix("override").strip(" /"): value

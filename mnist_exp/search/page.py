@@ -20,9 +20,10 @@ def optuna_plots(study: optuna.Study, tell: Callable[[str], None]) -> dict[str, 
     """
     from optuna import visualization
 
-    unsafe = [name for trial in study.get_trials(deepcopy=False) for name in trial.params if set("<>&") & set(name)]
-    if unsafe:
-        tell(f"no plots of the search: {shown(unsafe[0])} is no name of a parameter")
+    trials = study.get_trials(deepcopy=False)
+    said = {str(text) for trial in trials for item in trial.params.items() for text in item}
+    if unsafe := sorted(text for text in (*said, study.study_name) if set("<>&") & set(text)):
+        tell(f"no plots of the search: Plotly would take {shown(unsafe[0])} for HTML")
         return {}
     plots: dict[str, Callable[[Any], Any]] = {
         "History": visualization.plot_optimization_history,

@@ -82,9 +82,9 @@ def _table(study: optuna.Study, folder: Path, best: Any) -> Fitted:
     rows = [
         {
             "name": f"trial-{trial.number}{' *' if trial.number == first else ''}",
+            "state": _state(trial, folder),
             **{column: trial.params.get(name) for name, column in columns.items()},
             metric: math.nan if trial.value is None else trial.value,
-            "state": _state(trial, folder),
             "val_loss": trial.user_attrs.get("val_loss", math.nan),
             "epochs": len(trial.intermediate_values),
             "seconds": _seconds(trial, folder),

@@ -103,6 +103,7 @@ def test_all_that_may_be_built_is_a_component():
     """Whoever adds to the list must say of what kind it is."""
     import logging
 
+    import hydra.experimental.callback
     import optuna
     import torch
 
@@ -113,6 +114,7 @@ def test_all_that_may_be_built_is_a_component():
     intended = {
         "mnist_exp.data.sets": (object,),
         "mnist_exp.console": (logging.Handler,),
+        "mnist_exp.compare.multirun": (hydra.experimental.callback.Callback,),
         "optuna.samplers": (optuna.samplers.BaseSampler,),
         "optuna.pruners": (optuna.pruners.BasePruner,),
         "torchvision.datasets": (import_torchvision("torchvision.datasets").VisionDataset,),

@@ -655,8 +655,8 @@ def test_standard_output_gets_the_file_alone(shell, run, kind):
     done = subprocess.run(words, capture_output=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(b"\x89PNG" if kind == "plot" else KINDS[kind][1])
-    assert b"1 runs: 1 finished" not in done.stdout
-    assert b"1 runs: 1 finished" in done.stderr
+    assert b"1 run: 1 finished" not in done.stdout
+    assert b"1 run: 1 finished" in done.stderr
     assert not Path("-").exists()
 
 

@@ -93,3 +93,19 @@ def test_another_shell_is_refused(command, text):
     done = command("--shell-completion", text)
     assert (done.status, done.out) == (2, "")
     assert "bash, zsh, fish" in done.err
+
+
+@pytest.mark.timeout(60)
+def test_a_strangers_folder_is_read_as_plain_data(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    os.mkfifo(folder / "pipe.yaml")
+    bomb = "\n".join(f"a{n}: &a{n} {{x: *a{n - 1}, y: *a{n - 1}}}" for n in range(1, 60))
+    (folder / "bomb.yaml").write_text(f"a0: &a0 {{x: 1}}\n{bomb}\n")
+    (folder / "code.yaml").write_text("x: !!python/object/apply:os.mkdir [made]\n")
+    (folder / "list.yaml").write_text("[1, 2]\n")
+    (folder / "good.yaml").write_text("# Good.\nwidth: 3\n")
+    found = candidates(f"mnist-exp train --config-dir {tmp_path} model=", COMMANDS)
+    assert "model=good" in found
+    assert not {"model=pipe", "model=bomb", "model=code"} & set(found)
+    assert not Path("made").exists()

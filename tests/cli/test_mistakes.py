@@ -56,7 +56,7 @@ from helpers import SMALL
         (["+schedul.initial_epochs=5"], ["schedul.initial_epochs", "Did you mean schedule.initial_epochs?"]),
         (["+foo=1"], ["foo is no key", "augment, data", "trainer"]),
         (["+foo={}"], ["foo is no key"]),
-        (["+logger.x=3"], ["logger.x is 3", "start, log and finish"]),
+        (["+logger.x=3"], ["logger.x is 3", "start, log, finish"]),
         (["lr 0.1"], ["lr 0.1"]),
         (["trian"], ["did you mean train?", "data"]),
         (["data", "status", "optimizer.lr=1"], ["optimizer.lr=1"]),

@@ -181,6 +181,13 @@ def test_the_page_is_served_and_follows_the_runs(runs, place):
         shutil.rmtree(runs / "a1")
         assert ask(port, "/version")[1] != first
         assert len(page_data(ask(port, "/")[1])["runs"]) == 5
+        shutil.move(runs, place / "away")
+        runs.mkdir()
+        status, told = ask(port, "/")
+        assert (status, "there is no run below outputs" in told) == (503, True)
+        runs.rmdir()
+        shutil.move(place / "away", runs)
+        assert ask(port, "/")[0] == 200
         assert ask(port, "/outputs")[0] == 404
         assert ask(port, "/", host="evil.example")[0] == 403
     finally:

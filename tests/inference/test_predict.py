@@ -20,8 +20,8 @@ from PIL import Image
 from mnist_exp import load_model
 from mnist_exp.data.formats import read_sample
 from mnist_exp.errors import UserError
-from mnist_exp.runs import pictures
-from mnist_exp.runs.pictures import drawn
+from mnist_exp.runs import figures as figures_module
+from mnist_exp.runs.figures import drawn
 
 HEADER = ["file", "label", "confidence", "second", "second_confidence", "note"]
 
@@ -160,7 +160,7 @@ def test_pictures_as_text_and_a_page_of_tiff_are_read(command, place, run, held_
 
 def test_the_picture_of_one_answer_holds_its_title_and_any_name(command, place, run, held_out, monkeypatch, recwarn):
     figures = []
-    monkeypatch.setattr(pictures, "drawn", lambda figure, *kind: figures.append(figure) or drawn(figure, *kind))
+    monkeypatch.setattr(figures_module, "drawn", lambda figure, *kind: figures.append(figure) or drawn(figure, *kind))
     Image.fromarray(held_out.images[0]).save("\u6570\u5b57.png")
     done = command("predict", run, "--input", "\u6570\u5b57.png", "--output", "a.csv", "--show", "x.png")
     assert (done.status, done.err) == (0, "")

@@ -55,7 +55,7 @@ def test_compare_reads_them_and_knows_repetitions_of_today(command, older):
     assert command("train", *arguments, "hydra.run.dir=runs/today", "tags=[new]").status == 0
     done = command("compare", "runs", "sweeps", "--group-by", "--csv", "groups.csv")
     assert done.status == 0, done.err
-    assert done.out.startswith("6 runs: 4 finished, 2 interrupted")
+    assert command("compare", "runs", "sweeps").out.startswith("6 runs: 4 finished, 2 interrupted")
     assert "1,2,3" in pd.read_csv("groups.csv")["seeds"].tolist()
     for key in recipe.ADDED:  # of which they say nothing
         done = command("compare", "runs", "--group-by", key, "--csv", "groups.csv")
