@@ -79,8 +79,8 @@ const style = name => getComputedStyle(document.documentElement).getPropertyValu
 const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8f6fc0", "#7a7a52", "#b03a5b", "#3c8f8f"];
 const colour = i => COLOURS[i % COLOURS.length];
 const faint = (hex, share) => `rgba(${[1, 3, 5].map(at => parseInt(hex.slice(at, at + 2), 16)).join()},${share})`;
-// Plotly takes some HTML in text; a name is nothing but a name
-const safe = text => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+// Plotly takes some HTML, and formulas between dollars, in text; a name is nothing but a name
+const safe = text => String(text).replace(/[&<>$]/g, c => `&#${c.charCodeAt(0)};`);
 const ends = values => values.reduce(([low, high], v) => [Math.min(low, v), Math.max(high, v)], [Infinity, -Infinity]);
 const NAMED = 40; // runs with an entry of their own in the legend
 const wide = () => window.innerWidth > 700;
