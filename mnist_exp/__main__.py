@@ -2,4 +2,5 @@
 
 from mnist_exp.cli.main import main
 
-main()
+if __name__ == "__main__":
+    main()

@@ -71,6 +71,25 @@ def test_every_command_composes(line):
     assert compose(*composed(line)).seed > 0
 
 
+def test_parts_of_ones_own_work_as_shown(command, place, monkeypatch):
+    section = README.partition("One of each kind, with a config of its own")[2].partition("</details>")[0]
+    for kind, text in re.findall(r"```(\w+)\n(.*?)```", section, re.S):
+        if kind in ("python", "yaml"):
+            file = place / text.partition("\n")[0].removeprefix("# ")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+        else:
+            setting, *lines = text.splitlines()
+    monkeypatch.setenv(*shlex.split(setting.removeprefix("export "))[0].split("="))
+    monkeypatch.syspath_prepend(place)
+    assert len(lines) == 2
+    for line in lines:
+        words = shlex.split(line.partition("mnist_exp ")[2])
+        more = [] if "data=stripes" in words else ["data=sample", "data.train_limit=200"]
+        done = command(*words, *more)
+        assert done.status == 0, done.err
+
+
 def test_the_two_quickstarts_are_marked():
     for which in ("run", "test"):
         assert re.search(rf"<!-- quickstart: {which} -->\s*```bash\n(.*?)```", README, re.S)

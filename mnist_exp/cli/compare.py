@@ -277,7 +277,11 @@ def _search(options: argparse.Namespace, tell: Tell) -> dict[str, Any]:
         return {}
     from mnist_exp.search.page import optuna_plots
 
-    return optuna_plots(load_study(folder, None), tell)
+    try:
+        return optuna_plots(load_study(folder, None), tell)
+    except UserError as error:  # its runs are there all the same
+        tell(f"no plots of the search: {error}")
+        return {}
 
 
 def _utf8(value: Any) -> Any:

@@ -15,16 +15,20 @@ from pathlib import Path
 
 from mnist_exp.config.explained import Explained
 from mnist_exp.errors import UserError
+from mnist_exp.files import expanded
 
 _HYDRAS = ("--multirun", "--config-dir", "--cfg", "--resolve", "--package", "--help", "--hydra-help", "--info")
 _SCRIPTS = {
     # what a completion replaces begins after the last = or : in COMP_WORDBREAKS, so what is before is cut off
     "bash": r"""_mnist_exp() {
-    local line=${COMP_LINE:0:COMP_POINT} IFS=$'\n'
+    local line=${COMP_LINE:0:COMP_POINT}
     local word=${line##*[[:space:]]}
     local kept=${word%"${word##*[$COMP_WORDBREAKS]}"}
-    COMPREPLY=($(COMP_LINE=$line mnist-exp --shell-completion query=bash 2>/dev/null))
-    COMPREPLY=("${COMPREPLY[@]#"$kept"}")
+    local one
+    COMPREPLY=()
+    while IFS= read -r one; do COMPREPLY+=("${one#"$kept"}"); done < <(
+        COMP_LINE=$line mnist-exp --shell-completion query=bash 2>/dev/null
+    )
 }
 complete -o nospace -o default -F _mnist_exp mnist-exp
 """,
@@ -39,6 +43,7 @@ compdef _mnist_exp mnist-exp
     "fish": r"""complete -c mnist-exp -a '(COMP_LINE=(commandline -cp | string collect) mnist-exp --shell-completion query=fish 2>/dev/null)'
 """,
 }
+_PLAIN = re.compile(r"[\w+~./=:,@%-]+", re.ASCII)
 _OFF = {
     "bash": "complete -r mnist-exp; unset -f _mnist_exp\n",
     "zsh": "compdef -d mnist-exp; unfunction _mnist_exp\n",
@@ -69,13 +74,16 @@ def candidates(line: str, commands: Collection[str]) -> list[str]:
     command = words[0] if words and words[0] in commands else "train"
     found: Iterable[str] = commands if not words else ()
     if command in ("train", "preview", "explain"):
-        folders = [Path(after) for before, after in itertools.pairwise(words) if before == "--config-dir"]
-        found = [*found, *_of_configs(Explained(*filter(Path.is_dir, folders)), word, with_values=command != "explain")]
+        named = [after for before, after in itertools.pairwise(words) if before == "--config-dir"]
+        named += [one.partition("=")[2] for one in words if one.startswith("--config-dir=")]
+        known = Explained(*filter(Path.is_dir, map(expanded, named)))
+        found = [*found, *_of_configs(known, word, with_values=command != "explain")]
     if command == "train":
         found = [*found, *(_HYDRAS if word.startswith("-") else ())]
     else:
         found = [*found, *_of_options(command, words[1:], word)]
-    return sorted({one for one in found if one.startswith(word)})
+    # the shell puts them into a command line as they are, so nothing that it would carry out, expand or split is one
+    return sorted({one for one in found if one.startswith(word) and _PLAIN.fullmatch(one)})
 
 
 def _of_configs(known: Explained, word: str, with_values: bool) -> Iterable[str]:

@@ -8,10 +8,12 @@ import json
 import os
 import shlex
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_exp.errors import UserError, WrongValue, require
+from mnist_exp.named import PICTURES
 
 if TYPE_CHECKING:
     from mnist_exp.inference.evaluate import Evaluation
@@ -146,6 +148,14 @@ def _tell(found: Evaluation, tta_runs: int, best_ones: bool) -> None:
         say(screen, f"         the test set has been scored {times} time{'s' * (times > 1)} for {member.name}")
 
 
+def _kinds(config: Mapping[str, Any]) -> list[str]:
+    """Return the kinds of pictures that a run's ``config``, which may be anybody's, asks for."""
+    paths = config.get("paths")
+    asked = paths.get("figures") if isinstance(paths, dict) else None
+    kinds = [kind for kind in PICTURES if kind in asked] if isinstance(asked, list) else []
+    return kinds or ["png"]
+
+
 def _write(found: Evaluation, output: Path, asked: dict[str, Any], arguments: list[str]) -> None:
     """Write predictions, pictures, and evaluation.json, which says what they are of."""
     from mnist_exp.files import atomic_write
@@ -157,7 +167,7 @@ def _write(found: Evaluation, output: Path, asked: dict[str, Any], arguments: li
 
     output.mkdir(parents=True, exist_ok=True)
     probs = found.together
-    kinds = found.members[0].config.paths.get("figures") or ["png"]
+    kinds = _kinds(found.members[0].run.config())
     told = Told(found.images, probs, found.labels, found.classes)
     write_predictions(output, told, f"{found.data} {found.split}", kinds)
     title = f"{found.data} {found.split}, {len(found.labels):,} images"

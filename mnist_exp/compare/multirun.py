@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class TellRuns(Callback):
-    """At the end of a multirun, print its runs as a table and what the seeds of each recipe tell together.
+    """At the end of a multirun, print all runs in its folder as a table, and what the seeds of each recipe tell together.
 
     Hydra calls it (conf/hydra/default.yaml). A search has a report of its own.
     """
@@ -40,10 +40,9 @@ class TellRuns(Callback):
             for line in lines:
                 say(screen, f"  {line}", "bold")
         if len(lines) > 1:
-            say(
-                screen,
-                f"which is better: python -m mnist_exp compare {shlex.quote(str(folder))} --baseline trial-0 --group-by",
-            )
+            first = runs["name"][runs["status"] == "finished"].iloc[0]
+            words = ["python", "-m", "mnist_exp", "compare", str(folder), "--baseline", first, "--group-by"]
+            say(screen, f"which is better: {shlex.join(words)}")
 
 
 def _told_by_seeds(runs: pd.DataFrame) -> list[str]:

@@ -79,8 +79,8 @@ const style = name => getComputedStyle(document.documentElement).getPropertyValu
 const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8f6fc0", "#7a7a52", "#b03a5b", "#3c8f8f"];
 const colour = i => COLOURS[i % COLOURS.length];
 const faint = (hex, share) => `rgba(${[1, 3, 5].map(at => parseInt(hex.slice(at, at + 2), 16)).join()},${share})`;
-// Plotly takes some HTML, and formulas between dollars, in text; a name is nothing but a name
-const safe = text => String(text).replace(/[&<>$]/g, c => `&#${c.charCodeAt(0)};`);
+// Plotly takes some HTML, formulas between dollars and %{values} in text; a name is nothing but a name
+const safe = text => String(text).replace(/[&<>$%]/g, c => `&#${c.charCodeAt(0)};`);
 const ends = values => values.reduce(([low, high], v) => [Math.min(low, v), Math.max(high, v)], [Infinity, -Infinity]);
 const NAMED = 40; // runs with an entry of their own in the legend
 const wide = () => window.innerWidth > 700;
@@ -159,7 +159,7 @@ function drawParallel() {
     const values = rows.map(r => r.parameters[name] ?? null), known = values.filter(v => v !== null), kinds = [...new Set(known.map(String))];
     if (kinds.length < 2) return null;
     const label = safe(name.split(".").at(-1));
-    if (!known.every(v => typeof v === "number")) return { label, values: values.map(v => v === null ? -1 : kinds.indexOf(String(v))), tickvals: kinds.map((_, i) => i), ticktext: kinds.map(k => safe(k.length > 14 ? `${k.slice(0, 13)}\u2026` : k)) };
+    if (!known.every(v => typeof v === "number")) return { label, values: values.map(v => v === null ? -1 : kinds.indexOf(String(v))), tickvals: kinds.map((_, i) => i), ticktext: kinds.map(k => k.length > 14 ? `${k.slice(0, 13)}\u2026` : k) };
     const [low, high] = ends(known), log = low > 0 && high / low > 30;
     if (!log) return { label, values: values.map(v => v ?? low) };
     const tens = Array.from({ length: Math.ceil(Math.log10(high)) - Math.floor(Math.log10(low)) + 1 }, (_, i) => Math.floor(Math.log10(low)) + i);

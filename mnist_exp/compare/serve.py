@@ -37,15 +37,15 @@ class _Handler(LocalHandler):
     def do_GET(self) -> None:
         if not self.of_this_machine():
             return
-        if self.path == "/version":
-            self.send(200, version(self.server.folders).encode())
-        elif self.path == "/":
-            try:
+        try:
+            if self.path == "/version":
+                self.send(200, version(self.server.folders).encode())
+            elif self.path == "/":
                 self.send(200, self.server.page(), HTML, {"Content-Security-Policy": "frame-ancestors 'none'"})
-            except UserError as error:  # there may be runs again
-                self.send(503, shown(str(error)).encode(), more={"Refresh": "2"})
-        else:
-            self.send(404, b"there is nothing here; the page is /")
+            else:
+                self.send(404, b"there is nothing here; the page is /")
+        except UserError as error:  # there may be runs again
+            self.send(503, shown(str(error)).encode(), more={"Refresh": "2"})
 
 
 class Server(LocalServer):

@@ -115,7 +115,8 @@ def load_runs(
     known = runs["test_acc"].notna()
     low, high = runs["test_low"].map("{:.2f}".format), runs["test_high"].map("{:.2f}".format)
     runs["test_95"] = np.where(known, low + " - " + high, "")
-    return runs
+    first = ["name", *differing(runs), "seed", "val_acc", "test_acc", "test_95", "status", "epochs"]  # as they are read
+    return runs[[*first, *(column for column in runs.columns if column not in first)]]
 
 
 def shortest(paths: Iterable[str]) -> list[str]:

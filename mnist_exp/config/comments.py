@@ -55,8 +55,10 @@ class Choice:
 def read_choices(folder: Path) -> Iterator[Choice]:
     """Yield the files below ``folder``, a folder for configs of Hydra; what is none of such files is left out."""
     for path in sorted(itertools.islice(folder.rglob("*.yaml"), _FILES)):
-        with contextlib.suppress(UserError):
-            yield _choice(path, path.parent.relative_to(folder).as_posix().removeprefix("."))
+        group = path.parent.relative_to(folder)
+        if not any(part.startswith(".") for part in group.parts):
+            with contextlib.suppress(UserError):
+                yield _choice(path, "/".join(group.parts))
 
 
 def _choice(path: Path, group: str) -> Choice:

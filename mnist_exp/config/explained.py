@@ -18,7 +18,6 @@ from mnist_exp.config.ours import config_folder
 from mnist_exp.errors import UserError
 
 _NO_GROUP = "mnist_exp.config.job.keys_of_no_group"
-_LIBRARIES = ("mnist_exp.", "torch.", "torchvision.", "optuna.", "hydra_plugins.")
 _BELOW = {"hydra/launcher": "where the trials of a search run"}  # what groups are for that begin in no defaults list
 _ALWAYS = {
     "_target_": "the class or function that is built: another is named by where it is imported from",
@@ -48,8 +47,11 @@ class Explained:
 
     def __init__(self, *more: Path):
         """Read our own config files, and those of the folders ``more``."""
-        self.choices = [choice for folder in (Path(config_folder()), *more) for choice in read_choices(folder)]
-        (self.primary,) = [c for c in self.choices if not c.group and c.name == "train"]
+        ours = list(read_choices(Path(config_folder())))
+        # to explain a config of others imports nothing that it names
+        self.ours = {str(e.value) for c in ours for key, e in c.entries.items() if key.endswith("_target_")}
+        self.choices = [*ours, *(choice for folder in more for choice in read_choices(folder) if choice.group)]
+        self.primary = next(c for c in ours if not c.group)
         self.defaults, self.purposes = _defaults(self.primary)
 
     @functools.cached_property
@@ -64,16 +66,22 @@ class Explained:
     def entries(self, choice: Choice) -> dict[str, Entry]:
         """Return {key: entry} of a choice, with those of the choices it begins with."""
         found: dict[str, Entry] = {}
-        for name in choice.parents:
-            found |= self.entries(self.choice(choice.group, name))
-        return found | choice.entries
+        for one in self._line(choice):
+            found |= one.entries
+        return found
 
     def chosen(self, choice: Choice) -> dict[str, str]:
         """Return {group: choice} of a preset, with those of the presets it begins with."""
         found: dict[str, str] = {}
-        for name in choice.parents:
-            found |= self.chosen(self.choice(choice.group, name))
-        return found | choice.chosen
+        for one in self._line(choice):
+            found |= one.chosen
+        return found
+
+    def _line(self, choice: Choice, seen: tuple[str, ...] = ()) -> list[Choice]:
+        """Return the choices of its group that a choice begins with, and itself, in the order in which they are merged."""
+        there = {c.name: c for c in self.groups.get(choice.group, ()) if c.name not in (*seen, choice.name)}
+        known = [there[name] for name in choice.parents if name in there]
+        return [*(one for parent in known for one in self._line(parent, (*seen, choice.name))), choice]
 
     def choice(self, group: str, name: str) -> Choice:
         """Return a choice of a group. Raises UserError naming those there are."""
@@ -142,7 +150,8 @@ class Explained:
                 for _, entries in here:
                     if entries[other].comment and _target(other, entries) in targets - {""}:
                         return entries[other].comment
-        if (built := self._by_key[name][0][1].get(f"{name}._target_")) is not None:
+        built = self._by_key[name][0][1].get(f"{name}._target_")
+        if built is not None and built.value in self.ours:
             return _first_sentence(pydoc.locate(built.value))
         around = name.rpartition(".")[0]
         while around and around not in self.groups:
@@ -155,9 +164,12 @@ class Explained:
     def values(self, name: str) -> list[str]:
         """Return what may stand behind ``name=``: the default, and all there is where it is named one by one."""
         _, entries = self._by_key[name][0]
-        value, hint = entries[name].value, _hint(_target(name, entries), name.rpartition(".")[2])
+        value, hint = entries[name].value, self._hint(_target(name, entries), name.rpartition(".")[2])
         default = [] if isinstance(value, dict | list) else [plain(value)]
         return list(dict.fromkeys([*default, *([] if hint is None else few_values(hint))]))
+
+    def _hint(self, target: str, name: str) -> Any:
+        return _hint(target, name) if target in self.ours else None
 
     def _takes(self, name: str, entries: Mapping[str, Entry]) -> tuple[str, str]:
         """Return what takes a key, as it is imported, and the values it takes, in words."""
@@ -168,7 +180,7 @@ class Explained:
         parent = name.rpartition(".")[0]
         inner = [e.value for key, e in entries.items() if key.startswith(f"{parent}.") and key.endswith("._target_")]
         for path in filter(None, [target, *inner]) if target else ():
-            hint = _hint(path, last)
+            hint = self._hint(path, last)
             if hint is not None:
                 return path, allowed(hint)
         return target, _kind(value)
@@ -205,8 +217,6 @@ def _target(name: str, entries: Mapping[str, Entry]) -> str:
 @functools.cache
 def _hint(target: str, name: str) -> Any:
     """Return the annotation of a parameter of ``target``, with its limits; None if there is none."""
-    if not target.startswith(_LIBRARIES):  # to explain a config runs no code of it
-        return None
     try:
         found: Any = pydoc.locate(target)
         function = found.__init__ if inspect.isclass(found) else found

@@ -170,4 +170,6 @@ def targets_of(dataset: Any) -> Tensor:
     targets, transform = getattr(dataset, "targets", None), getattr(dataset, "target_transform", None)
     if targets is not None and transform is not None:
         targets = [transform(target) for target in targets]
-    return torch.as_tensor([label for _, label in dataset] if targets is None else targets, dtype=torch.int64)
+    if targets is None:  # by index: only a length says where a map-style data set ends
+        targets = [dataset[index][1] for index in range(len(dataset))]
+    return torch.as_tensor(targets, dtype=torch.int64)

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_exp.console import cell, clock, shown
-from mnist_exp.errors import UserError
+from mnist_exp.errors import UserError, require
 from mnist_exp.statistics import wilson
 
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.figure import Figure
 
+_CLASSES = 200
 _SCORES = ("val_acc", "test_acc", "test_acc_tta", "test_acc_swa", "ensemble_acc")
 
 
@@ -47,8 +48,9 @@ class Shown:
         if found is None:
             raise UserError(f"{self.path} has no results/predictions.npz: its test images were not scored")
         predicted, labels = found
-        names = (self.info.get("dataset") or {}).get("classes")
-        classes = list(names or map(str, range(max(10, int(labels.max()) + 1))))
+        classes = list((self.info.get("dataset") or {}).get("classes") or map(str, range(10)))
+        told = len({*predicted.tolist(), *labels.tolist()})
+        require(told <= _CLASSES, f"{self.path}: the number of its classes", told, f"at most {_CLASSES} for a picture")
         return confusion_figure(predicted, labels, classes, self._title())
 
     def _title(self) -> str:

@@ -22,6 +22,7 @@ def optuna_plots(study: optuna.Study, tell: Callable[[str], None]) -> dict[str, 
 
     trials = study.get_trials(deepcopy=False)
     said = {str(text) for trial in trials for item in trial.params.items() for text in item}
+    said |= {str(c) for t in trials for one in t.distributions.values() for c in getattr(one, "choices", ())}
     if unsafe := sorted(text for text in (*said, study.study_name) if set("<>&") & set(text)):
         tell(f"no plots of the search: Plotly would take {shown(unsafe[0])} for HTML")
         return {}

@@ -235,7 +235,7 @@ class StudySweeper(Sweeper):
             raise RunFailed(
                 f"no trial of {study.study_name} has finished; the last ended with: {self.study.last_error()}"
             )
-        report_study(self.folder, study, self.config.paths.figures)
+        report_study(self.folder, study, self.config.paths.get("figures") or ["png"])
 
 
 def _check(sweeper: StudySweeper) -> None:

@@ -104,8 +104,17 @@ def test_a_strangers_folder_is_read_as_plain_data(tmp_path):
     (folder / "bomb.yaml").write_text(f"a0: &a0 {{x: 1}}\n{bomb}\n")
     (folder / "code.yaml").write_text("x: !!python/object/apply:os.mkdir [made]\n")
     (folder / "list.yaml").write_text("[1, 2]\n")
-    (folder / "good.yaml").write_text("# Good.\nwidth: 3\n")
+    (folder / "good.yaml").write_text("# Good.\ndefaults: [good, nobody]\nwidth: 3\ntext: $(touch made)\n")
+    (folder / "$(touch made).yaml").write_text("# Bad.\n")
+    (tmp_path / "train.yaml").write_text("defaults: [x]\nseed: 1\n")
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / "deeper" / "other.yaml").write_text("# Other.\ndefaults: [/model/good]\n_target_: evil.Thing\nof: 1\n")
     found = candidates(f"mnist-exp train --config-dir {tmp_path} model=", COMMANDS)
     assert "model=good" in found
     assert not {"model=pipe", "model=bomb", "model=code"} & set(found)
+    assert not [one for one in found if "touch" in one]
+    line = f"mnist-exp train --config-dir={tmp_path} "
+    assert candidates(f"{line}model.text=", COMMANDS) == []
+    assert candidates(f"{line}deeper.of=", COMMANDS) == ["deeper.of=1"]
+    assert "seed=42" in candidates(f"{line}seed=", COMMANDS)
     assert not Path("made").exists()

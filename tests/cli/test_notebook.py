@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import SMALL, info, only_run
+from helpers import ROOT, SMALL, info, only_run
 
 import mnist_exp
 from mnist_exp.errors import RunFailed, UserError
@@ -62,6 +62,17 @@ def test_mistakes_and_failures_are_raised(place):
         mnist_exp.train(*SMALL, "optimizer=sgd", "optimizer.lr=1e30")
     with pytest.raises(AttributeError, match="nothing"):
         mnist_exp.nothing  # noqa: B018
+
+
+@pytest.mark.slow
+def test_the_tour_walks_through(place):
+    done = subprocess.run([sys.executable, ROOT / "scripts" / "tour.py"], capture_output=True, text=True, cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert "verdict" in done.stdout
+    assert "are told the same by all three" in done.stdout
+    runs = mnist_exp.load_runs("outputs")
+    assert len(runs) == 7
+    assert list(runs.columns)[:2] == ["name", "augment.mix.prob"]
 
 
 def test_names_are_lazy(place):

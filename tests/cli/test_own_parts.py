@@ -48,6 +48,7 @@ def test_another_model_needs_no_keys_of_the_one_before(command, place):
     assert command("preview", *SMALL, "model._target_=own_parts.Net", "--output", "seen.png").status == 0
 
 
+@pytest.mark.slow
 def test_a_search_takes_another_model_too(command, place):
     words = ["--multirun", "hparams_search=quick", *SMALL, "hydra.sweeper.n_trials=1", "model._target_=own_parts.Net"]
     done = command(*words)

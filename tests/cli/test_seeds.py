@@ -41,6 +41,7 @@ def test_several_recipes_end_with_a_table_and_a_line_each(command, place):
     assert command(*hint.partition("mnist_exp ")[2].split()).status == 0
 
 
+@pytest.mark.slow
 def test_runs_of_one_seed_end_with_their_table_alone(command, place):
     done = command("--multirun", *SMALL, "optimizer.lr=0.01,0.03")
     assert done.status == 0, done.err
