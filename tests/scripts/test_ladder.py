@@ -72,6 +72,7 @@ def test_rows_are_summed_up_over_their_seeds():
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.slow  # it trains, and trains again
 def test_the_ladder_is_made_from_run_folders_and_a_row_is_run_again(place, command):
     for seed in (1, 2):
         command("train", *SMALL, f"seed={seed}", f"hydra.run.dir=rungs/small/seed-{seed}")
