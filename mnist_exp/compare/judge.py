@@ -59,7 +59,8 @@ def group(runs: pd.DataFrame, keys: Sequence[str] | None = None, tell: Tell = lo
         for metric in ("val_acc", "test_acc"):
             means = pd.Series([sum(x) / len(x) for x in _scores(members, metric, hidden).values()], dtype=float)
             row |= {f"{metric}_mean": means.mean(), f"{metric}_std": means.std()}
-            row |= dict(zip((f"{metric}_low", f"{metric}_high"), mean_interval(means.tolist()), strict=True))
+            low, high = mean_interval(means.tolist())
+            row |= {f"{metric}_low": max(low, 0.0), f"{metric}_high": min(high, 100.0)}
         row["val_acc_best"] = members["val_acc"].max()
         for extra in ("tta", "swa", "ensemble"):  # what each brings over the plain score of the same runs
             column = "ensemble_acc" if extra == "ensemble" else f"test_acc_{extra}"

@@ -80,6 +80,16 @@ def test_a_seed_that_was_run_often_counts_once_in_all_figures(command, place):
     assert "test_acc_best" not in many
 
 
+def test_the_interval_of_a_mean_stays_within_what_an_accuracy_can_be(command, place):
+    make("a", 1, 99.0)
+    (row,), _ = asked(command, "--group-by")
+    assert row["test_acc_low"] != row["test_acc_low"], "one seed tells nothing of others"
+    make("b", 2, 99.9)
+    (row,), _ = asked(command, "--group-by")
+    low, _ = stats.t.interval(0.95, 1, 99.45, stats.sem([99.0, 99.9]))
+    assert (row["test_acc_low"], row["test_acc_high"]) == (pytest.approx(low), 100)
+
+
 def test_gain_and_p_of_a_group_are_of_the_same_runs(command, place):
     for name, seed, gain in (("a", 1, 0.05), ("b", 1, -0.15), ("c", 2, 0.02), ("d", 3, 0.03)):
         make(name, seed, 99.0, tta=99.0 + gain)
