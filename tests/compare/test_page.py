@@ -10,9 +10,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
 from helpers import SMALL, info
+
+from mnist_exp.search.page import optuna_plots
 
 
 def page_data(text: str) -> dict:
@@ -123,6 +126,22 @@ def test_the_page_of_a_search_has_optunas_plots(command, place):
     assert drawn <= {*titles}
     assert all(one["figure"]["data"] for one in found["search"])
     assert len(found["runs"]) == 2
+    (place / "outputs/sweeps/quick/study.db").write_bytes(b"torn")
+    done = command("compare", "outputs/sweeps/quick", "--html", "page.html")
+    assert done.status == 0, done.err
+    assert "no plots of the search" in done.out
+    found = page_data(Path("page.html").read_text())
+    assert (found["search"], len(found["runs"])) == ([], 2)
+
+
+def test_a_choice_that_no_trial_drew_is_no_html_either():
+    link = "<a href='https://evil.example'>b</a>"
+    study = optuna.create_study()
+    choices = optuna.distributions.CategoricalDistribution(["a", link])
+    study.add_trial(optuna.trial.create_trial(params={"x": "a"}, distributions={"x": choices}, value=1.0))
+    told: list[str] = []
+    assert optuna_plots(study, told.append) == {}
+    assert link in told[0]
 
 
 @pytest.mark.slow

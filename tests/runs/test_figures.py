@@ -33,6 +33,9 @@ def test_pictures_come_in_the_kinds_that_are_asked_for(command, place):
         assert b"<svg" in (place / "three" / "results" / f"{name}.svg").read_bytes()[:1000]
         assert (place / "one" / "results" / f"{name}.png").exists()
     assert not [p for p in (place / "one" / "results").iterdir() if p.suffix in (".pdf", ".svg")]
+    for name, kinds in (("one", {".png"}), ("three", {".png", ".pdf", ".svg"})):
+        assert command("evaluate", name, "--split", "val", "--output", f"scored-{name}").status == 0
+        assert {p.suffix for p in (place / f"scored-{name}").glob("reliability.*")} == kinds
     runs = mnist_exp.load_runs("one", "three")
     assert runs["recipe"].nunique() == 1, "kinds of pictures make no other recipe"
 
