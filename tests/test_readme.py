@@ -1,26 +1,76 @@
-"""What README.md says of commands, groups and keys is true."""
+"""What the READMEs say is true: every command in them runs, or composes, and what they name is there."""
 
+import gzip
+import io
+import itertools
 import re
 import shlex
+import shutil
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from helpers import ROOT, SMALL, run_command
 from omegaconf import OmegaConf
+from PIL import Image
 
 from mnist_exp import compose
+from mnist_exp.config.build import trusting
+from mnist_exp.data.formats import COLUMNS, PIXELS
+from mnist_exp.data.sets import Data
+from mnist_exp.training.components import build_components
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-COMMANDS = [
+TEXTS = {
+    str(file.relative_to(ROOT)): file.read_text()
+    for file in (ROOT / "README.md", *(ROOT / folder / "README.md" for folder in ("conf", "mnist_exp", "scripts")))
+}
+README, CONF = TEXTS["README.md"], TEXTS["conf/README.md"]
+LINES = dict.fromkeys(
     line.partition("  #")[0].strip()
-    for block in re.findall(r"```bash\n(.*?)```", README, re.S)
+    for text in TEXTS.values()
+    for block in re.findall(r"```bash\n(.*?)```", text, re.S)
     for line in block.replace("\\\n", " ").splitlines()
     if "python -m mnist_exp" in line
-]
+)
+TRAIN, OTHERS = [], []  # the words of what composes a run, and of all other commands
+for line in LINES:
+    words = shlex.split(line.partition("python -m mnist_exp ")[2])
+    words = list(itertools.takewhile(lambda word: word not in (">", "2>/dev/null", "|"), words))
+    if words[0] in ("train", "--multirun", "--cfg"):
+        TRAIN.append(words[words[0] == "train" :])
+    elif "--storage" not in words:  # of a database, which tests/search has
+        OTHERS.append(words)
+SHORT = {"val_acc > 99 and optimizer.lr < 0.02": "val_acc > 0", "5": "1"}  # of runs that are few, and learn little
+HEADINGS = {
+    file: {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in re.findall(r"^#+ (.*)$", text, re.M)}
+    for file, text in TEXTS.items()
+}
+
+
+def test_a_reader_gets_through_it():
+    assert README.count("\n") <= 250
+    for which in ("run", "test"):
+        assert re.search(rf"<!-- quickstart: {which} -->\s*```bash\n(.*?)```", README, re.S)
+
+
+@pytest.mark.parametrize("file", TEXTS)
+def test_links_lead_somewhere(file):
+    for link in re.findall(r"\]\((?!http)(.*?)\)", TEXTS[file]):
+        path, _, heading = link.partition("#")
+        target = (ROOT / file).parent / path
+        assert target.exists(), link
+        assert not heading or heading in HEADINGS[str(target.resolve().relative_to(ROOT))], link
+
+
+def block(heading: str, kind: str) -> str:
+    """Return the first block of ``kind`` below a heading of the README."""
+    section = README.partition(heading)[2].partition("\n## ")[0]
+    return section.partition(f"```{kind}\n")[2].partition("```")[0]
 
 
 def table(heading: str) -> list[list[str]]:
-    section = README.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    section = CONF.partition(f"## {heading}\n")[2].partition("\n## ")[0]
     rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]
     assert rows
     return rows
@@ -48,48 +98,95 @@ def test_every_constant_names_a_key_that_exists():
             assert OmegaConf.select(config, found[1], default="missing") != "missing", key
 
 
-def composed(line: str) -> list[str] | None:
-    """Return the overrides of a README command, None where it composes nothing, or needs what is not here."""
-    words = shlex.split(line.partition("python -m mnist_exp")[2])
-    if words[:1] == ["train"]:
-        words = words[1:]
-    elsewhere = ("FOLDER", "my_package", "--config-dir")
-    if words[:1] in (["compare"], ["data"], ["explain"], ["export"], ["predict"]) or any(
-        name in word for name in elsewhere for word in words
-    ):
-        return None
-    # which run to resume and which launcher of another package to use is not the composition's business
-    overrides = [
-        w for w in words if ("=" in w or w.startswith("~")) and not w.startswith(("resume=", "seeds=", "hydra"))
-    ]
-    overrides += [w for w in words if w.startswith("hparams_search=")]
-    return [re.sub(r"^([\w./]+)=([^,\[{(]+),.*", r"\1=\2", w) for w in overrides if "choice(" not in w]
+def overrides(words: list[str]) -> list[str]:
+    """Return what one run of a command composes; which run to resume, and how many run where, is not its business."""
+    said = [w for w in words if ("=" in w or w[0] == "~") and not w.startswith(("resume=", "seeds=", "hydra"))]
+    said += [w for w in words if w.startswith("hparams_search=")]
+    return [re.sub(r"^([\w./]+)=([^,\[{(]+),.*", r"\1=\2", word) for word in said if "choice(" not in word]
 
 
-@pytest.mark.parametrize("line", [line for line in COMMANDS if composed(line) is not None])
-def test_every_command_composes(line):
-    assert compose(*composed(line)).seed > 0
+@pytest.mark.parametrize("words", [words for words in TRAIN if "--config-dir" not in words], ids=" ".join)
+def test_every_run_and_search_composes_and_can_be_built(words, place, monkeypatch):
+    monkeypatch.setenv("MNIST_EXP_ALLOW", "my_parts.*")  # as that line says
+    monkeypatch.syspath_prepend(place)
+    (place / "my_parts.py").write_text(block("## Parts of your own", "python"))
+    config = compose(*overrides(words))
+    if not any(word.startswith("data=") for word in words):  # others are not here
+        config = compose(*overrides(words), "data=sample")
+        with trusting():
+            assert build_components(config).optimizer.param_groups
+    assert config.seed > 0
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, data_root) -> Path:
+    """What the commands name: runs, a search, several runs, and pictures and files in what one may be asked for."""
+    place, digits = tmp_path_factory.mktemp("world"), Data("sample", "", 0).load().train
+    images, labels = digits.images[:500].numpy(), digits.labels[:500].numpy()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setenv("MNIST_EXP_DATA", str(data_root))
+        for seed, name in enumerate(("NAME", "B")):
+            assert run_command("train", *SMALL, f"seed={seed}", f"hydra.run.dir=outputs/runs/{name}") == 0
+        assert run_command("--multirun", "hparams_search=quick", *SMALL, "hydra.sweeper.n_trials=2") == 0
+        for word in {word for line in OTHERS for word in line if word.startswith("outputs/")}:
+            if not Path(word).exists():  # other names of the same
+                run, search = "outputs/runs/NAME", "outputs/sweeps/quick"
+                many = word.count("/") == 1
+                shutil.copytree(run if "/runs/" in word or many else search, f"{word}/trial-0" if many else word)
+        Path("scans").mkdir()
+        for name in ("scans/7.png", "digit.jpg", "digit.png"):
+            Image.fromarray(255 - images[0]).resize((200, 200)).save(name)
+        np.savez("mnist.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+        idx = np.array([2051, len(images), 28, 28], ">i4").tobytes() + images.tobytes()
+        Path("t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx))
+        for name, columns, rows in (
+            ("train.csv", COLUMNS, np.column_stack([labels, images.reshape(-1, 784)])),
+            ("test.csv", PIXELS, images.reshape(-1, 784)),
+        ):
+            np.savetxt(name, rows, "%d", ",", header=",".join(columns), comments="")
+    return place
+
+
+@pytest.mark.parametrize("words", OTHERS, ids=" ".join)
+def test_every_other_command_runs(words, world, place, capsysbinary, monkeypatch, tmp_path_factory):
+    def at_once(*_):
+        raise KeyboardInterrupt  # of what goes on until Ctrl-C
+
+    shutil.copytree(world, place, dirs_exist_ok=True)
+    monkeypatch.setattr("mnist_exp.local_server.LocalServer.serve_forever", at_once)
+    monkeypatch.setattr("mnist_exp.cli.compare.time.sleep", at_once)
+    monkeypatch.setenv("MNIST_EXP_DATA", str(tmp_path_factory.mktemp("data")))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(Path("digit.png").read_bytes())))
+    capsysbinary.readouterr()
+    status = run_command(*(SHORT.get(word, word) for word in words))
+    out, err = capsysbinary.readouterr()
+    goes_on = words[0] == "draw" or "--serve" in words or "--watch" in words
+    assert status in ((0, 130) if goes_on else (0,)), err
+    assert out
 
 
 def test_parts_of_ones_own_work_as_shown(command, place, monkeypatch):
-    section = README.partition("One of each kind, with a config of its own")[2].partition("</details>")[0]
-    for kind, text in re.findall(r"```(\w+)\n(.*?)```", section, re.S):
-        if kind in ("python", "yaml"):
-            file = place / text.partition("\n")[0].removeprefix("# ")
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text)
-        else:
-            setting, *lines = text.splitlines()
+    code, configs, lines = (block("## Parts of your own", kind) for kind in ("python", "yaml", "bash"))
+    for text in (code, *re.split(r"^(?=# )", configs, flags=re.M)[1:]):
+        file = place / text.partition("\n")[0].removeprefix("# ")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    setting, *lines = lines.splitlines()
     monkeypatch.setenv(*shlex.split(setting.removeprefix("export "))[0].split("="))
     monkeypatch.syspath_prepend(place)
+    one = re.search(r"`(model\._target_=my_parts.*?)`", README.replace("\n", " "))[1]
     assert len(lines) == 2
-    for line in lines:
+    quick = ["schedule.extra_epochs=0", "evaluate.tta_runs=1", "evaluate.top_k=1"]
+    for line in (*lines, f"python -m mnist_exp train {one}"):
         words = shlex.split(line.partition("mnist_exp ")[2])
         more = [] if "data=stripes" in words else ["data=sample", "data.train_limit=200"]
-        done = command(*words, *more)
+        done = command(*words, *more, *quick)
         assert done.status == 0, done.err
 
 
-def test_the_two_quickstarts_are_marked():
-    for which in ("run", "test"):
-        assert re.search(rf"<!-- quickstart: {which} -->\s*```bash\n(.*?)```", README, re.S)
+def test_code_works_as_shown(place):
+    known, code = {"images": np.zeros((3, 28, 28), np.uint8)}, block("## Use", "python")
+    exec(compile(code.replace('"experiment=fast"', ", ".join(map(repr, SMALL))), "README.md", "exec"), known)
+    assert known["labels"].shape == (3,)
+    assert len(known["runs"]) == 1

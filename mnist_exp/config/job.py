@@ -42,7 +42,7 @@ def compose(*overrides: str) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(config_folder()):
-            return hydra.compose("train", overrides=list(overrides))
+            return without_keys_of_others(hydra.compose("train", overrides=list(overrides)), overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(plain_message(error)) from error
     finally:
@@ -51,7 +51,7 @@ def compose(*overrides: str) -> DictConfig:
 
 def checked_config(*overrides: str) -> DictConfig:
     """Return ``compose(OVERRIDES)`` for building, as a run would get it. Raises UserError where a run would."""
-    config = without_keys_of_others(_modern(compose(*overrides)), overrides)
+    config = _modern(compose(*overrides))
     refuse_endless(OmegaConf.to_container(config), "the composed config")  # type: ignore[arg-type]
     check_config(config)
     _check_keys(config)

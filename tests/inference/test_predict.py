@@ -171,10 +171,12 @@ def test_the_picture_of_one_answer_holds_its_title_and_any_name(command, place, 
 
 
 def test_code_of_the_readme_works(place, run, held_out):
-    found = re.search(r"```python\n(from mnist_exp import load_model\n.*?)```", (ROOT / "README.md").read_text(), re.S)
+    found = re.search(
+        r"```python\n(from mnist_exp import load_model\n.*?)```", (ROOT / "mnist_exp/README.md").read_text(), re.S
+    )
     Image.fromarray(255 - held_out.images[0]).convert("RGB").resize((200, 200)).save("digit.jpg")
     known = {"images": held_out.images}
-    exec(compile(found[1].replace("outputs/runs/NAME", run), "README.md", "exec"), known)
+    exec(compile(found[1].replace("outputs/runs/NAME", run), "mnist_exp/README.md", "exec"), known)
     assert known["labels"].tolist() == load_model(run).predict(held_out.images)[0].tolist()
     assert known["label"] == [held_out.labels[0]]
 
