@@ -32,7 +32,7 @@ CLAIMS = (
     ("An et al. 2020, vote of three CNNs, best epochs chosen on test", 99.87),
     ("An et al. 2020, ensemble of such ensembles", 99.91),
 )
-_COLOURS = ("#0072b2", "#009e73", "#d55e00", "#7f3c8d", "#444444")  # of which Okabe and Ito's are three
+_COLOURS = ("#0072b2", "#009e73", "#d55e00", "#7f3c8d", "#444444", "#56b4e9", "#8a6d00")
 _TIMES = {
     2: "2 s",
     5: "5 s",

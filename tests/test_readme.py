@@ -9,14 +9,17 @@ import shutil
 import sys
 from pathlib import Path
 
+import hydra
 import numpy as np
 import pytest
-from helpers import ROOT, SMALL, run_command
+from helpers import PACKAGE, ROOT, SMALL, run_command
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from PIL import Image
 
 from mnist_exp import compose
 from mnist_exp.config.build import trusting
+from mnist_exp.config.ours import config_folder
 from mnist_exp.data.formats import COLUMNS, PIXELS
 from mnist_exp.data.sets import Data
 from mnist_exp.training.components import build_components
@@ -50,6 +53,7 @@ HEADINGS = {
 
 def test_a_reader_gets_through_it():
     assert README.count("\n") <= 250
+    assert [line for line in README.splitlines() if len(line) > 132 and not line.startswith("|")] == []
     for which in ("run", "test"):
         assert re.search(rf"<!-- quickstart: {which} -->\s*```bash\n(.*?)```", README, re.S)
 
@@ -61,6 +65,17 @@ def test_links_lead_somewhere(file):
         target = (ROOT / file).parent / path
         assert target.exists(), link
         assert not heading or heading in HEADINGS[str(target.resolve().relative_to(ROOT))], link
+
+
+def test_where_things_are_is_where_they_are():
+    section = TEXTS["mnist_exp/README.md"].partition("## Where things are\n")[2].partition("\n## ")[0]
+    for row in [line for line in section.splitlines() if line.startswith("| ")][2:]:
+        folder = PACKAGE
+        for name in re.findall(r"`([\w/]+(?:\.\w+)?/?)`", row.rpartition(" | ")[2]):
+            if "." in name or "/" in name:
+                file = next((f for f in (ROOT / name, PACKAGE / name, folder / name) if f.exists()), None)
+                assert file is not None, name
+                folder = file.parent
 
 
 def block(heading: str, kind: str) -> str:
@@ -79,10 +94,12 @@ def table(heading: str) -> list[list[str]]:
 def test_the_table_of_groups_names_every_choice():
     named = {}
     for groups, choices, _ in table("Config groups"):
-        for group in re.findall(r"`(\w+)`", groups):
+        for group in re.findall(r"`([\w/]+)`", groups):
             named[group] = set(re.findall(r"`(\w+)`", choices))
     there = {
-        folder.name: {f.stem for f in folder.glob("*.yaml")} for folder in (ROOT / "conf").iterdir() if folder.is_dir()
+        str(folder.relative_to(ROOT / "conf")): {f.stem for f in folder.glob("*.yaml")}
+        for folder in (ROOT / "conf").rglob("*")
+        if folder.is_dir()
     }
     assert named == there
 
@@ -98,11 +115,16 @@ def test_every_constant_names_a_key_that_exists():
             assert OmegaConf.select(config, found[1], default="missing") != "missing", key
 
 
-def overrides(words: list[str]) -> list[str]:
-    """Return what one run of a command composes; which run to resume, and how many run where, is not its business."""
-    said = [w for w in words if ("=" in w or w[0] == "~") and not w.startswith(("resume=", "seeds=", "hydra"))]
-    said += [w for w in words if w.startswith("hparams_search=")]
-    return [re.sub(r"^([\w./]+)=([^,\[{(]+),.*", r"\1=\2", word) for word in said if "choice(" not in word]
+def points(words: list[str]) -> list[list[str]]:
+    """Return overrides of runs of a command in which each value that is swept stands once; resuming is no part of it."""
+    said = [w for w in words if ("=" in w or w[0] == "~") and not w.startswith(("resume=", "seeds="))]
+    parsed = OverridesParser.create().parse_overrides(said)
+    swept = [list(one.sweep_string_iterator()) if one.is_sweep_override() else [None] for one in parsed]
+    keys = [word.partition("=")[0] for word in said]
+    return [
+        [f"{k}={s[n % len(s)]}" if s[0] else word for k, word, s in zip(keys, said, swept, strict=True)]
+        for n in range(max(map(len, swept), default=1))
+    ]
 
 
 @pytest.mark.parametrize("words", [words for words in TRAIN if "--config-dir" not in words], ids=" ".join)
@@ -110,12 +132,26 @@ def test_every_run_and_search_composes_and_can_be_built(words, place, monkeypatc
     monkeypatch.setenv("MNIST_EXP_ALLOW", "my_parts.*")  # as that line says
     monkeypatch.syspath_prepend(place)
     (place / "my_parts.py").write_text(block("## Parts of your own", "python"))
-    config = compose(*overrides(words))
+    for point in points(words):
+        with hydra.initialize_config_dir(config_folder()):  # what it says of Hydra itself, too
+            hydra.compose("train", overrides=point, return_hydra_config=True)
+        ours = [word for word in point if not word.startswith("hydra")]
+        assert compose(*ours).seed > 0
     if not any(word.startswith("data=") for word in words):  # others are not here
-        config = compose(*overrides(words), "data=sample")
         with trusting():
-            assert build_components(config).optimizer.param_groups
-    assert config.seed > 0
+            assert build_components(compose(*ours, "data=sample")).optimizer.param_groups
+
+
+@pytest.mark.parametrize("words", [words for words in TRAIN if "--config-dir" in words], ids=" ".join)
+def test_configs_of_ones_own_compose(words, world, place, command):
+    if "mine" in words:
+        pytest.skip("they are trained below")
+    shutil.copytree(world, place, dirs_exist_ok=True)
+    (place / "scripts").symlink_to(ROOT / "scripts")
+    folder = words[words.index("--config-dir") + 1]
+    for point in points(words):
+        done = command("--cfg", "job", "--config-dir", folder, *point)
+        assert done.status == 0, done.err
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ _HISTORY, _ROWS = 16 * MIB, 100_000  # of history.csv: bytes, epochs
 class RunFolder(Composed, Shown):
     """A run's folder. ``info`` is run.json; ``update`` changes it on disk.
 
-    Percent for accuracies, seconds for times, nats for losses. See "The outputs" in the README.
+    Percent for accuracies, seconds for times, nats for losses. See "The outputs" in mnist_exp/README.md.
     """
 
     def __repr__(self) -> str:
