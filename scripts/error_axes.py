@@ -64,5 +64,6 @@ def label(axes: "Axes", ends: Sequence[Named], gap: float = 0.055) -> None:
             color=colour,
             va="center",
             fontsize=10,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
             arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6, "shrinkB": 4},
         )

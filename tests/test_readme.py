@@ -60,7 +60,8 @@ def test_a_reader_gets_through_it():
 
 @pytest.mark.parametrize("file", TEXTS)
 def test_links_lead_somewhere(file):
-    for link in re.findall(r"\]\((?!http)(.*?)\)", TEXTS[file]):
+    for link in re.findall(r"\]\((?!http)(.*?)\)|src=\"(.*?)\"", TEXTS[file]):
+        link = "".join(link)
         path, _, heading = link.partition("#")
         target = (ROOT / file).parent / path
         assert target.exists(), link

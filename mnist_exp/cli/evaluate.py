@@ -143,9 +143,9 @@ def _tell(found: Evaluation, tta_runs: int, best_ones: bool) -> None:
         f"calibration error {scores['calibration_error']:.2f} points  ({who}{shifts})")  # fmt: skip
     if found.split == "val":
         say(screen, "         runs and checkpoints were chosen on these images: what counts is test")
-    for member in found.members if found.split == "test" else ():
+    for member, name in zip(found.members, found.names(), strict=True) if found.split == "test" else ():
         times = member.run.test_scored
-        say(screen, f"         the test set has been scored {times} time{'s' * (times > 1)} for {member.name}")
+        say(screen, f"         the test set has been scored {times} time{'s' * (times > 1)} for {name}")
 
 
 def _kinds(config: Mapping[str, Any]) -> list[str]:
@@ -178,7 +178,7 @@ def _write(found: Evaluation, output: Path, asked: dict[str, Any], arguments: li
         **asked,
         "data": found.members[0].run.dataset,
         "members": [
-            {"run": str(member.run.path), "checkpoint": member.checkpoint.name, **row}
+            {"run": str(member.run.path.absolute()), "checkpoint": member.checkpoint.name, **row}
             for member, row in zip(found.members, found.of_members(), strict=True)
         ],
         "scores": found.scores(),

@@ -89,12 +89,15 @@ class Evaluation:
 
     def of_members(self) -> list[dict[str, Any]]:
         """Return a row a member: its scores, and the validation accuracy of its run, percent."""
-        names = [member.name for member in self.members]
-        paths = [str(member.run.path) for member in self.members]
         return [
-            {"name": name if names.count(name) == 1 else path, "val_acc": _val_acc(member), **self.scores(probs)}
-            for member, name, path, probs in zip(self.members, names, paths, self.probs, strict=True)
+            {"name": name, "val_acc": _val_acc(member), **self.scores(probs)}
+            for member, name, probs in zip(self.members, self.names(), self.probs, strict=True)
         ]
+
+    def names(self) -> list[str]:
+        """Return what each member is called: as its run is, or all by their folders where two runs are called alike."""
+        names = [member.name for member in self.members]
+        return names if len(set(names)) == len(names) else [str(member.run.path) for member in self.members]
 
     def agreement(self) -> float:
         """Return the share of images, in percent, of which all members say the same."""
