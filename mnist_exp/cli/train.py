@@ -62,9 +62,13 @@ def train_command(arguments: list[str], command: str | None = None) -> list[RunF
     words = request(arguments)
     Plugins.instance().register(Elsewhere)
     if any(word.lstrip("+").startswith(("--multirun", "hydra.mode=", "hydra=")) for word in words):
+        from mnist_exp.compare.multirun import RunsSweeper
         from mnist_exp.search.sweeper import StudySweeper
 
         Plugins.instance().register(StudySweeper)
+        Plugins.instance().register(RunsSweeper)
+        if not any(word.startswith(("hparams_search=", "hydra/sweeper=", "hydra.sweeper._target_=")) for word in words):
+            words.append(f"hydra.sweeper._target_={RunsSweeper.__module__}.{RunsSweeper.__qualname__}")
     runs: list[RunFolder] = []
     failures: list[Exception] = []
     task = _task(runs, failures, command)

@@ -7,15 +7,19 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 
 from mnist_exp.compare import judge
 from mnist_exp.compare.overview import overview
 from mnist_exp.compare.table import differing, load_runs
 from mnist_exp.console import cell, console, say
+from mnist_exp.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
 
 
@@ -24,6 +28,15 @@ class TellRuns(Callback):
 
     Hydra calls it (conf/hydra/default.yaml). A search has a report of its own.
     """
+
+    failed = 0  # of the runs in this process
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        """Tell at once of a run that failed or did not begin: Hydra tells of one of them, at the end."""
+        if job_return.status is JobStatus.FAILED and config.get("search") is None:
+            self.failed += 1
+            error = str(job_return._return_value) or repr(job_return._return_value)
+            say(console(), f"failed   {' '.join(job_return.overrides or [])}: {error}", "red")
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
@@ -35,6 +48,8 @@ class TellRuns(Callback):
             return
         screen.print()
         screen.print(overview(runs))
+        if self.failed:
+            say(screen, f"{self.failed} more failed or did not begin; each is told above as it happened", "red")
         if lines := _told_by_seeds(runs):
             say(screen, "mean +- standard deviation over seeds, and the 95 % interval of the mean (Student's t):")
             for line in lines:
@@ -43,6 +58,22 @@ class TellRuns(Callback):
             first = runs["name"][runs["status"] == "finished"].iloc[0]
             words = ["python", "-m", "mnist_exp", "compare", str(folder), "--baseline", first, "--group-by"]
             say(screen, f"which is better: {shlex.join(words)}")
+
+
+class RunsSweeper(BasicSweeper):
+    """Hydra's own sweeper, with which a key can be left out by ``~KEY`` alone; Hydra's asks for its value, too."""
+
+    @staticmethod
+    def split_arguments(overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
+        """Return what each run is asked for, in batches. Raises UserError for a range that is none."""
+        bare = {one.get_key_element() for one in overrides if one.is_delete() and one.value() is None}
+        try:
+            batches = BasicSweeper.split_arguments(overrides, max_batch_size)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        return [
+            [[key if (key := w.partition("=")[0]) in bare else w for w in job] for job in batch] for batch in batches
+        ]
 
 
 def _told_by_seeds(runs: pd.DataFrame) -> list[str]:

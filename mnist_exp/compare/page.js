@@ -25,7 +25,9 @@ function drawAnswer({ title, columns, numeric, rows }) {
   }
 }
 
-const shownColumns = () => page.all.map((name, c) => [name, c]).filter(([name]) => (chosen.columns ?? page.columns).includes(name));
+const place = name => innerWidth > 600 ? 0 : { name: 0, test_acc: 1, val_acc: 2 }[name] ?? 3;  // on a phone the scores come first
+const shownColumns = () => page.all.map((name, c) => [name, c]).filter(([name]) => (chosen.columns ?? page.columns).includes(name))
+  .sort(([one], [other]) => place(one) - place(other));
 function conditionOf(word) {
   const found = /^([^<>=]+)(<=|>=|=|<|>)(.+)$/.exec(word);
   if (found === null) return i => runs[i].text.includes(word.toLowerCase());

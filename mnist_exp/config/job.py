@@ -69,7 +69,22 @@ def plain_message(error: Exception) -> str:
         first = f"{cause}".strip().partition("\n")[0]
         if first and first not in message:
             message += f"\n{first}"
-    return refused(message) or message
+    unknown = re.search(r"Could not override '([\w.]+)'", message)
+    return refused(message) or (_unknown(unknown[1]) if unknown else message)
+
+
+def _unknown(key: str) -> str:
+    """Return what to say of a key that is not among those of what is composed."""
+    from mnist_exp.config.explained import Explained
+
+    known = Explained().known
+    if key in known:
+        return f"{key} is a key of other choices than these; python -m mnist_exp explain {key} tells of which"
+    last = key.rpartition(".")[2]
+    near = [one for one in known if one.endswith(f".{last}")] or [one for one in known if f"_{last}" in one]
+    near = near or difflib.get_close_matches(key, known, 1) or difflib.get_close_matches(last, known, 1)
+    meant = f"; did you mean {' or '.join(near[:4])}?" if near else "."
+    return f"there is no key {key}{meant} A part of your own that takes it gets it with a plus: +{key}=VALUE"
 
 
 @dataclasses.dataclass(frozen=True)

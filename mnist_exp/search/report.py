@@ -128,10 +128,11 @@ def near_edges(trial: Any) -> Iterator[str]:
         share = (place - low) / (high - low)
         if min(share, 1 - share) > _EDGE:
             continue
-        wider, line = typed(_wider(found, share > 0.5)), f"the best {name}, {value:.3g}, lies at an end of its range"
-        further = f" To look further, type hydra.sweeper.study_name=NEW_NAME '{name}={wider}'"
-        can = wider != typed(found)
-        yield f"{line}, {found.low:g} to {found.high:g}: if it can, better ones may lie beyond.{further if can else ''}"
+        wider = typed(_wider(found, share > 0.5))
+        if wider != typed(found):  # else there is nothing beyond
+            line = f"the best {name}, {value:.3g}, lies at an end of its range, {found.low:g} to {found.high:g}"
+            further = f"To look further, type hydra.sweeper.study_name=NEW_NAME '{name}={wider}'"
+            yield f"{line}: better ones may lie beyond. {further}"
 
 
 def _wider(found: Any, upwards: bool) -> Any:

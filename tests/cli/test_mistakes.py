@@ -7,7 +7,11 @@ from helpers import SMALL
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["optimizer.lrr=1"], ["optimizer.lrr", "Did you mean: 'lr'"]),
+        (["optimizer.lrr=1"], ["no key optimizer.lrr", "did you mean optimizer.lr?", "+optimizer.lrr="]),
+        (["lr=1"], ["no key lr;", "did you mean optimizer.lr?"]),
+        (["epochs=5"], ["no key epochs", "schedule.initial_epochs"]),
+        (["n_trials=5"], ["no key n_trials", "hydra.sweeper.n_trials"]),
+        (["optimizer=adamw", "optimizer.momentum=0.5"], ["key of other choices", "explain optimizer.momentum"]),
         (["optimizr=sgd"], ["optimizr"]),
         (["optimizer=sdg"], ["sdg", "sgd"]),
         (["optimizer.lr=fast"], ["optimizer.lr is 'fast'", "a number"]),

@@ -49,6 +49,26 @@ def test_runs_of_one_seed_end_with_their_table_alone(command, place):
     assert "over seeds" not in done.out
 
 
+def test_a_key_is_left_out_of_several_runs_and_those_that_fail_are_told(command, place):
+    words = [*SMALL, "augment=strong_light", "~augment.strong.erasing", "optimizer=sgd,adamw", "optimizer.momentum=0.5"]
+    done = command("--multirun", *words)
+    assert done.status == 2
+    assert "optimizer.momentum" in done.err
+    words = [
+        *SMALL,
+        "~augment.strong.erasing",
+        "optimizer=adamw",
+        "optimizer._target_=torch.optim.SGD,torch.optim.AdamW",
+    ]
+    done = command("--multirun", *words, "+optimizer.betas=[0.9,0.99]")
+    assert "failed" in done.out
+    assert "_target_=torch.optim.SGD" in next(line for line in done.out.splitlines() if line.startswith("failed"))
+    assert "1 run: 1 finished" in done.out
+    assert "1 more failed" in done.out
+    (run,) = (place / "outputs" / "sweeps").glob("*/trial-*")
+    assert "erasing" not in (run / ".hydra" / "config.yaml").read_text()
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
