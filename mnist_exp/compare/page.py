@@ -64,7 +64,7 @@ def html_page(runs: pd.DataFrame, columns: Sequence[str], tell: Tell, extras: Ex
             {
                 "name": shown(run["name"]),
                 "label": labels[number] or shown(run["name"]),
-                "full": f"{labels[number]}  {shown(run['name'])}".strip(),
+                "full": f"{shown(run['name'])}  {labels[number]}".strip(),
                 "group": f"{run['recipe'] or run['path']} {run['data_id']}",
                 "group_label": of_groups[number] or shown(run["name"]),
                 "cells": [cell(c, run[c]) for c in every],

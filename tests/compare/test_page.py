@@ -167,8 +167,8 @@ def test_the_page_works_in_a_browser(command, runs, place, browser, width, schem
     check_the_table(page)
     check_the_charts(page, width)
     names = [o.inner_text() for o in page.locator("#left option").all()]
-    page.select_option("#left", label=next(n for n in names if n.endswith("a1")))
-    page.select_option("#right", label=next(n for n in names if n.endswith("b1")))
+    page.select_option("#left", label=next(n for n in names if n.split()[0].endswith("a1")))
+    page.select_option("#right", label=next(n for n in names if n.split()[0].endswith("b1")))
     assert "optimizer.lr" in page.locator("#difference").inner_text()
     assert page.locator("#confusion td").count() == 100
     assert page.locator("#wall img").count() > 5
