@@ -69,6 +69,8 @@ def plain_message(error: Exception) -> str:
         first = f"{cause}".strip().partition("\n")[0]
         if first and first not in message:
             message += f"\n{first}"
+    if "No module named" in message:
+        message += ". Modules are looked for in the folder where you stand, and among what is installed"
     unknown = re.search(r"Could not override '([\w.]+)'", message)
     return refused(message) or (_unknown(unknown[1]) if unknown else message)
 

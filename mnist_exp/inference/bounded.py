@@ -14,6 +14,7 @@ from torch.nn.modules.module import (
 )
 from torch.overrides import TorchFunctionMode
 
+from mnist_exp.config.job import plain_message
 from mnist_exp.errors import UserError
 
 PARTS = 40_000  # layers and weights of a network; a WideSmallResNet of 1,000 blocks a stage has 36,000
@@ -81,4 +82,4 @@ def as_large_as(held: int, weights: Path, origin: Path) -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:
-        raise UserError(f"{origin}: {str(error)[:1000]}") from error
+        raise UserError(f"{origin}: {plain_message(error)[:1000]}") from error

@@ -1,5 +1,6 @@
 """Parts of one's own: named on the command line, without what the part before took."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,15 @@ def test_another_model_needs_no_keys_of_the_one_before(command, place):
     assert command("evaluate", str(run), "--split", "val").status == 0
     assert command("train", f"resume={run}", "schedule.extra_epochs=1").status == 0
     assert command("preview", *SMALL, "model._target_=own_parts.Net", "--output", "seen.png").status == 0
+
+
+def test_where_its_module_is_looked_for_is_told(command, place, monkeypatch):
+    assert command("train", *SMALL, "model._target_=own_parts.Net").status == 0
+    monkeypatch.delitem(sys.modules, "own_parts")
+    (place / "own_parts.py").unlink()
+    done = command("evaluate", str(only_run(place)))
+    assert done.status == 2
+    assert all(words in done.err for words in ("config.yaml", "own_parts.Net", "No module named", "where you stand"))
 
 
 @pytest.mark.slow
