@@ -82,4 +82,5 @@ def as_large_as(held: int, weights: Path, origin: Path) -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:
-        raise UserError(f"{origin}: {plain_message(error)[:1000]}") from error
+        reason = str(error) if isinstance(error, UserError) else plain_message(error)
+        raise UserError(f"{origin}: {reason[:1000]}") from error
