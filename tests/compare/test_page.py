@@ -69,6 +69,8 @@ def check_the_table(page) -> None:
     """It is sorted, filtered, and shows the columns of one's choice, also after a reload."""
     rows = page.locator("#table tbody tr")
     assert rows.count() == 6
+    if page.viewport_size["width"] < 600:
+        assert page.locator("#table thead th").all_inner_texts()[:3] == ["name", "test_acc", "val_acc"]
     page.get_by_role("button", name="test_acc", exact=True).click()
     column = page.locator("#table thead th").all_inner_texts().index("test_acc \u25be") + 1
     shown = page.locator(f"#table tbody td:nth-child({column})").all_inner_texts()

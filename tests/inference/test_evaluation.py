@@ -56,6 +56,17 @@ def test_a_run_scored_again_gets_what_it_got(command, runs):
     assert found("out")["scores"]["loss"] > 0
 
 
+def test_members_that_are_called_alike_are_all_called_by_their_folders(command, runs):
+    for name in ("x/a", "y/a"):
+        shutil.copytree(runs / "a", name)
+    folders = ["x/a", "y/a", "runs/b"]
+    done = command("evaluate", *folders, "--split", "test", "--output", "out")
+    assert done.status == 0, done.err
+    assert [row["name"] for row in found("out")["members"]] == folders
+    assert all(f"scored 2 times for {folder}\n" in done.out for folder in folders)
+    assert all(Path(row["run"]).is_absolute() for row in found("out")["members"])
+
+
 def test_each_scoring_of_test_is_counted_and_shown(command, runs):
     assert info(runs / "a")["test_scored"] == 1
     assert "test_scored" not in command("compare", "runs").out
