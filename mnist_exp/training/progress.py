@@ -73,12 +73,12 @@ class RunProgress:
         if now - self.shown < _SHOWN:
             return
         self.shown = now
-        speed = self.task.speed or 0.0
-        facts = f"{speed:,.0f} images/s  loss {loss:.4f}"
-        self.bar.update(self.id, completed=self.before + done, facts=facts)
-        left = self.task.time_remaining
-        if left is None:
+        self.bar.update(self.id, completed=self.before + done)
+        speed, left = self.task.speed, self.task.time_remaining
+        if speed is None or left is None:
             return
+        facts = f"{speed:,.0f} images/s  loss {loss:.4f}"
+        self.bar.update(self.id, facts=facts)
         if self.announce and (self.task.elapsed or 0) > 8:
             self.announce = False
             if left > _LONG:

@@ -34,6 +34,20 @@ def test_the_terminal_gets_a_bar_with_speed_loss_and_time_left(screen):
         assert progress.task.time_remaining == -(-(2 * (10_000 + 200) + 300 - 3840) // 128)
 
 
+def test_no_line_tells_a_speed_before_it_is_known(caplog):
+    now = [0.0]
+    with caplog.at_level("INFO"), RunProgress(3, 10_000, 0, 0, on_cpu=False, time_of=lambda: now[0]) as progress:
+        for epoch in (1, 2, 3):
+            progress.start_epoch(epoch, 0)
+            now[0] += 40.0  # scoring of the epoch before; then a line is due
+            for done in range(100, 1000, 100):
+                now[0] += 10.0
+                progress.step(done, 0.5)
+                assert not progress.task.fields["facts"].startswith("0 images")
+    assert "  10 images/s" in caplog.text
+    assert "  0 images/s" not in caplog.text
+
+
 def test_a_resumed_epoch_does_not_count_as_speed():
     now = [0.0]
     progress = RunProgress(3, 10_000, 0, 0, on_cpu=False, time_of=lambda: now[0])
