@@ -11,12 +11,13 @@ where the CPU has units for it), but for those called fp32; of the peers only or
 --data holds the digits as torchvision keeps them, FOLDER/MNIST/raw. --output gets peers.json, written after each run,
 and peers.png; the same command goes on where it was cut off. KEY=VALUE are for runs of this package.
 
-    example        PyTorch's example: two convolutions, DataLoader in its own process (as it ships on CPUs), Adadelta
-    dense          what Hydra templates ship: linear layers with batch norm, DataLoader, Adam
+    example        PyTorch's example: two convolutions, DataLoader in its own process (as it ships on CPUs), Adadelta,
+                   14 epochs
+    dense          what Hydra templates ship: linear layers with batch norm, DataLoader, Adam, 10 epochs
     one_epoch      nearly 99 % in one epoch: the data one tensor, batches of 256 in order, one cycle of Adam
     original_fp32  the wide network with plain batch norm on PIL pictures, DataLoader with four workers, SGD
     original_bf16  the same under bf16 autocast; of both --images images: throughput alone, as training takes hours
-    keras          Keras' convnet, left out where it is not installed (pip install keras tensorflow-cpu)
+    keras          Keras' convnet, 15 epochs, left out where it is not installed (pip install keras tensorflow-cpu)
     sprint, sprint_fp32, fast   experiment=sprint, experiment=fast
     default, default_fp32   the default composition, --images images
 """
@@ -50,7 +51,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=NAMES, default=list(NAMES), metavar="NAME")
-    parser.add_argument("--epochs", type=int, default=6, help="of example, dense and keras")
+    parser.add_argument("--epochs", type=int, help="at most (default: as many as each ships with)")
     parser.add_argument("--images", type=int, default=4096, help="of those that are measured by throughput alone")
     parser.add_argument("--threads", type=int, help="default: as many as torch takes")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
@@ -119,7 +120,8 @@ def run(name: str, round_: int, options: argparse.Namespace) -> dict[str, Any]:
             arguments = words(name, options.data, round_, options.images, options.overrides)
         else:
             arguments = ["-m", "peers.run", name, "--data", str(options.data), "--seed", str(round_)]
-            arguments += ["--epochs", str(options.epochs), "--images", str(options.images)]
+            arguments += ["--images", str(options.images)]
+            arguments += ["--epochs", str(options.epochs)] if options.epochs else []
         done = run_process(arguments, place, options.threads)
         row |= {
             "command": " ".join(["python", *arguments]),

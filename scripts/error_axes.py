@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _TICKS = (50, 80, 90, 95, 97, 98, 99, 99.5, 99.7, 99.8, 99.9)
+_BOTTOM, _TOP = 0.03, 0.97  # of names, as shares of the height
 Named = tuple[float, float, str, str]  # a place in data, the text beside it, a colour
 
 
@@ -37,22 +38,24 @@ def frame(axes: "Axes", targets: Sequence[float], least: tuple[float, float]) ->
     axes.set_axisbelow(True)
 
 
-def label(axes: "Axes", ends: Sequence[Named], gap: float = 0.055) -> None:
-    """Name places at the right, so that no two names overlap; ``gap`` between two of them, of the height."""
+def label(axes: "Axes", ends: Sequence[Named], gap: float = 0.055) -> float:
+    """Name places at the right, so that no two names overlap, and each as near to its place as that allows.
+
+    ``gap`` lies between two of them, of the height; less where there are too many. Returns where the names begin, of the
+    width.
+    """
+    import numpy as np
+    from scipy.optimize import isotonic_regression
+
     places = [
         (axes.transAxes.inverted().transform(axes.transData.transform((x, y))), text, colour)
         for x, y, text, colour in ends
     ]
     places.sort(key=lambda place: place[0][1])
-    lowest = 0.03
-    heights = []
-    for (_, y), _, _ in places:
-        heights.append(max(y, lowest))
-        lowest = heights[-1] + gap
-    over = max(heights[-1] - 0.97, 0)
-    for n in reversed(range(len(heights))):  # what does not fit above moves down, as far as it has to
-        limit = 0.97 if n == len(heights) - 1 else heights[n + 1] - gap
-        heights[n] = min(heights[n], limit) if over else heights[n]
+    gap = min(gap, (_TOP - _BOTTOM) / max(len(places) - 1, 1))
+    steps = gap * np.arange(len(places))
+    least_moved = isotonic_regression(np.array([y for (_, y), _, _ in places]) - steps).x
+    heights = np.clip(least_moved, _BOTTOM, _TOP - steps[-1]) + steps
     column = max(x for (x, _), _, _ in places) + 0.05
     for ((x, y), text, colour), height in zip(places, heights, strict=True):
         axes.annotate(
@@ -67,3 +70,4 @@ def label(axes: "Axes", ends: Sequence[Named], gap: float = 0.055) -> None:
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
             arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6, "shrinkB": 4},
         )
+    return float(column)

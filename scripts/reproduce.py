@@ -8,7 +8,6 @@ on where it was cut off: a finished run is not run again. KEY=VALUE are added to
 """
 
 import argparse
-import json
 import os
 import shlex
 import statistics
@@ -16,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rungs import Row, of_ensemble, of_runs, summary
+from rungs import Row, of_ensemble, of_runs, read_json, summary
 
 from mnist_exp.config.recipe import below
 from mnist_exp.config.request import quoted
@@ -42,7 +41,10 @@ def parsed() -> argparse.Namespace:
 
 
 def _seeds(text: str) -> list[int]:
-    return list(dict.fromkeys(int(seed) for seed in text.split(",")))
+    try:
+        return list(dict.fromkeys(int(seed) for seed in text.split(",")))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers, such as 6,7") from error
 
 
 def called(*words: str) -> None:
@@ -87,11 +89,13 @@ def scored(name: str, row: Row, rows: dict[str, Row], options: argparse.Namespac
     """Train the members of an ensemble, score them together, unless that was done, and return the row of it."""
     runs, place = [], options.output / name
     for kind in dict.fromkeys(member["row"] for member in row["members"]):
+        if "runs" not in rows.get(kind, {}):
+            raise UserError(f"{options.ladder} has no row {kind}, whose runs are members of {name}")
         seeds = options.seeds or [member["seed"] for member in row["members"] if member["row"] == kind]
         runs += trained(kind, rows[kind], seeds, options)
     file = place / EVALUATION
     if file.exists():
-        members = [Path(member["run"]).resolve() for member in json.loads(file.read_text())["members"]]
+        members = [Path(member["run"]).resolve() for member in read_json(file).get("members", [])]
         if members != [run.resolve() for run in runs]:
             raise UserError(f"{file} is of other runs; move it away, or name a new folder: --output FOLDER")
     else:
@@ -102,11 +106,9 @@ def scored(name: str, row: Row, rows: dict[str, Row], options: argparse.Namespac
 
 def main() -> None:
     options = parsed()
-    if not options.ladder.is_file():
-        raise UserError(f"--ladder: {options.ladder} does not exist")
-    rows: dict[str, Row] = json.loads(options.ladder.read_text())
+    rows: dict[str, Row] = read_json(options.ladder)
     if options.name not in rows:
-        raise UserError(f"NAME is {options.name}; it must be one of {', '.join(rows)}")
+        raise UserError(f"NAME is {options.name}; it must be a row of {options.ladder}: {', '.join(rows) or 'none'}")
     row = rows[options.name]
     if "members" in row:
         found = scored(options.name, row, rows, options)
@@ -126,6 +128,8 @@ def tell(row: Row, found: Row) -> None:
         print(
             f"{who:10} test {has['test_acc']:.3f} % (95 % interval {has['low']:.2f} to {has['high']:.2f})  each {each}"
         )
+        if has["tta"] is not None and "members" not in one:
+            print(f"{'':10} with TTA {has['tta']:.3f} %")
         print(f"{'':10} {has['train_seconds']:.0f} s of training on {one['device_name']}, {one['precision']}")
     published, again = (summary(one)["each"] for one in (row, found))
     print(f"difference {statistics.mean(again) - statistics.mean(published):+.3f} points: {verdict(row, found)}")
@@ -133,17 +137,26 @@ def tell(row: Row, found: Row) -> None:
 
 def verdict(row: Row, found: Row) -> str:
     """Return whether what was ``found`` differs from what was published."""
-    for key, what in (("recipe", "recipe, so a preset has changed, or KEY=VALUE change it"), ("dataset", "data")):
-        if row.get(key) != found.get(key):
+    published, again = (one | {"recipe": _recipes(one)} for one in (row, found))
+    changed = "recipe, so a preset has changed, or KEY=VALUE change it"
+    for key, what in (("recipe", changed), ("dataset", "data"), ("tta_runs", "number of shifts")):
+        if published.get(key) != again.get(key):
             return f"no verdict, as it is another {what}"
     if "members" in row:
         inside = row["low"] <= found["accuracy"] <= row["high"]
-        return f"{'within' if inside else 'outside'} what {row['images']:,} images can tell of the published one"
+        told = f"{'within' if inside else 'outside'} what {row['images']:,} images can tell of the published one"
+        sizes = [len(one["members"]) for one in (found, row)]
+        return told if sizes[0] == sizes[1] else f"{told}, though of {sizes[0]} members instead of {sizes[1]}"
     scores = [{run["seed"]: [run["test_acc"]] for run in one["runs"]} for one in (found, row)]
     test = compare_groups(*scores)
     if test.p is None:
         return "too few seeds for a test"
     return f"{test.test}, p = {test.p:.2g}: {'they differ' if test.p < 0.05 else 'no difference can be told'}"
+
+
+def _recipes(row: Row) -> set[str]:
+    """Return the recipe of a row, or those of an ensemble's members."""
+    return {one["recipe"] for one in row.get("members", [row])}
 
 
 if __name__ == "__main__":

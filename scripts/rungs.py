@@ -1,25 +1,42 @@
 """Rows of the README's table of results: read from the folders of runs, and summed up."""
 
 import json
+import math
 import statistics
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from peers.ours import figures
-
 from mnist_exp import load_runs
 from mnist_exp.config.recipe import PLACES, below, digest
 from mnist_exp.errors import UserError
+from mnist_exp.reading import MIB, read_text, refusal
 from mnist_exp.runs.folder import EVALUATION, RunFolder
 from mnist_exp.statistics import wilson
 
 Row = dict[str, Any]
+_LARGEST = 64 * MIB  # of a JSON file
+_SCORES = ("accuracy", "low", "high", "loss", "calibration_error", "wrong", "images")  # of an ensemble
 ORDER = ("sprint", "fast", "accurate", "headline", "ensemble")  # others follow, as they are called
 
 
+def read_json(file: Path) -> Row:
+    """Return the object that a JSON file holds. Raises UserError naming the file."""
+    try:
+        found = json.loads(read_text(file, _LARGEST))
+    except (ValueError, RecursionError) as error:
+        raise refusal(file, error) from error
+    if not isinstance(found, dict):
+        raise refusal(file, "it holds no object")
+    return found
+
+
 def measured(folder: Path) -> dict[str, Row]:
-    """Return the rows that ``folder`` holds. Raises UserError naming the folder where the runs of one are no row."""
+    """Return the rows that ``folder`` holds, and tell of runs that are left out, as they have not finished.
+
+    Raises UserError naming the folder where the runs of one are no row.
+    """
     singles: dict[str, Row] = {}
     together: dict[str, Path] = {}
     for place in sorted(path for path in folder.iterdir() if path.is_dir()):
@@ -28,6 +45,9 @@ def measured(folder: Path) -> dict[str, Row]:
             continue
         table = load_runs(str(place))
         runs = [RunFolder.open(Path(path)) for path in table["path"]] if len(table) else []
+        for run in runs:
+            if not run.finished:
+                print(f"{run.path} is left out: it is {run.info['status']}", file=sys.stderr)
         if any(run.finished for run in runs):
             singles[place.name] = of_runs([run for run in runs if run.finished], place)
     return singles | {name: of_ensemble(place, folder) for name, place in together.items()}
@@ -56,8 +76,12 @@ def of_runs(runs: Sequence[RunFolder], place: Path) -> Row:
     }
     row |= {"recipe": recipe_of(runs[0].config()), "torch": first["versions"]["torch"]}
     row |= {key: first[key] for key in ("device_name", "precision", "parameters", "epochs")}
-    row["dataset"] = {key: value for key, value in first["dataset"].items() if key != "classes"}
-    return row | {"runs": [of_run(run) for run in runs]}
+    return row | {"dataset": dataset(first["dataset"]), "runs": [of_run(run) for run in runs]}
+
+
+def dataset(about: Row) -> Row:
+    """Return what a row says of its data."""
+    return {key: value for key, value in about.items() if key != "classes"}
 
 
 def recipe_of(config: Mapping[str, Any]) -> str:
@@ -71,38 +95,55 @@ def of_run(run: RunFolder) -> Row:
     metrics = {key: run.info["metrics"].get(key) for key in ("val_acc", "test_acc", "test_acc_tta")}
     if metrics["test_acc"] is None:
         raise UserError(f"{run.path} has no test accuracy (evaluate.test=false?), so it is no part of a row")
-    wall = {"train_seconds": trained_for(run), "seconds": run.info["seconds"], "test_scored": run.test_scored}
-    return {"seed": run.info["seed"], "git_sha": run.info["git_sha"], **metrics, **wall}
+    about = {key: run.info[key] for key in ("seed", "git_sha")}
+    counts = {"resumed": run.info.get("resumed", 0), "test_scored": run.test_scored}
+    return about | metrics | {"train_seconds": trained_for(run), "seconds": run.info["seconds"]} | counts
 
 
 def trained_for(run: RunFolder) -> float:
-    """Return the seconds of the steps of ``run`` alone."""
-    return round(float(figures(run.path, limited=False)["seconds"]), 1)
+    """Return the seconds of the steps of ``run`` alone. Raises UserError where its history does not tell them."""
+    rates = [row["images_per_s"] for row in run.history()]
+    if not rates or not all(0 < rate < math.inf for rate in rates):
+        raise UserError(
+            f"{run.history_file} does not tell images_per_s of each epoch, so {run.path} is no part of a row"
+        )
+    return round(sum(run.dataset["train"] / rate for rate in rates), 1)
 
 
 def of_ensemble(place: Path, folder: Path) -> Row:
     """Return the row of what ``evaluate`` wrote to ``place``; its members are runs in ``folder``, their best epochs."""
     file = place / EVALUATION
+    found = read_json(file)
     try:
-        found = json.loads(file.read_text())
         asked = (found["split"], found["checkpoint"], len(found["members"]) > 1)
-    except (ValueError, KeyError, TypeError) as error:
+        named = [(Path(member["run"]).resolve(), member["accuracy"]) for member in found["members"]]
+        row: Row = {
+            "tta_runs": found["tta_runs"],
+            "scoring_seconds": found["seconds"],
+            "dataset": dataset(found["data"]),
+        }
+        row |= {key: found["scores"][key] for key in _SCORES}
+    except (KeyError, TypeError) as error:
         raise UserError(f"{file} is none of this version ({error!r}); evaluate the runs again") from error
     if asked != ("test", "best", True):
         raise UserError(
             f"{file}: a row is of several runs' best checkpoints on test; evaluate RUN RUN ... --split test"
         )
-    members, runs = [], [RunFolder.open(Path(member["run"]).resolve()) for member in found["members"]]
-    for member, run in zip(found["members"], runs, strict=True):
-        if folder.resolve() not in run.path.parents:
-            raise UserError(f"{file}: {run.path} does not lie in {folder}")
-        about = {"row": run.path.relative_to(folder.resolve()).parts[0], "seed": run.info["seed"]}
-        times = {"train_seconds": trained_for(run), "seconds": run.info["seconds"]}
-        members.append({**about, "test_acc": member["accuracy"], **times})
-    row: Row = {"tta_runs": found["tta_runs"], "members": members, "scoring_seconds": found["seconds"]}
-    first = runs[0].info
-    row |= {"torch": first["versions"]["torch"], "device_name": first["device_name"], "precision": first["precision"]}
-    return row | found["scores"]
+    members = []
+    for path, accuracy in named:
+        if folder.resolve() not in path.parents:
+            raise UserError(f"{file}: {path} does not lie in {folder}")
+        run = RunFolder.open(path)
+        member = {"row": path.relative_to(folder.resolve()).parts[0], "seed": run.info["seed"], "test_acc": accuracy}
+        member |= {"recipe": recipe_of(run.config()), "train_seconds": trained_for(run), "seconds": run.info["seconds"]}
+        members.append(member)
+    first = run.info
+    machine = {
+        "torch": first["versions"]["torch"],
+        "device_name": first["device_name"],
+        "precision": first["precision"],
+    }
+    return row | machine | {"members": members}
 
 
 def ordered(rows: dict[str, Row]) -> list[str]:
@@ -112,7 +153,8 @@ def ordered(rows: dict[str, Row]) -> list[str]:
 def summary(row: Row) -> Row:
     """Return the figures of a row: of an ensemble, or over the seeds: means, and medians of times."""
     if "members" in row:
-        scores = {"test_acc": row["accuracy"], "low": row["low"], "high": row["high"], "tta": None, "val": None}
+        with_tta = row["accuracy"] if row["tta_runs"] > 1 else None
+        scores = {"test_acc": row["accuracy"], "low": row["low"], "high": row["high"], "tta": with_tta, "val": None}
         times = {key: sum(member[key] for member in row["members"]) for key in ("train_seconds", "seconds")}
         times["seconds"] += row["scoring_seconds"]
         return scores | times | {"each": [row["accuracy"]]}

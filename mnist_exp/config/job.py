@@ -89,6 +89,16 @@ def _unknown(key: str) -> str:
     return f"there is no key {key}{meant} A part of your own that takes it gets it with a plus: +{key}=VALUE"
 
 
+def _typed(hydra: Any) -> str:
+    """Return the command line of this process; in a launcher's worker, whose own says nothing, what runs this run again."""
+    words = sys.orig_argv
+    if "mnist_exp" in words or any(Path(word).stem == "mnist-exp" for word in words):
+        return shlex.join([Path(words[0]).name, *words[1:]])
+    folders = [source.path for source in hydra.runtime.config_sources if source.provider.endswith("command-line")]
+    from_folders = [word for folder in folders for word in ("--config-dir", folder)]
+    return shlex.join(["python", "-m", "mnist_exp", "train", *from_folders, *hydra.overrides.task])
+
+
 @dataclasses.dataclass(frozen=True)
 class Job:
     """A run to be carried out. ``hydra`` is Hydra's own part of what was composed.
@@ -115,9 +125,9 @@ class Job:
         """
         refuse_endless(OmegaConf.to_container(config), "the composed config")  # type: ignore[arg-type]
         hydra: Any = HydraConfig.get()
-        command = command or shlex.join([Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]])
+        command = command or _typed(hydra)
         wanted = None
-        if OmegaConf.is_dict(config.search):  # a trial may run in a worker, whose own command line says nothing
+        if OmegaConf.is_dict(config.search):
             command = f"trial {config.search.trial} of the search {hydra.sweeper.study_name}"
             wanted = config.optimized_metric
         resume = None if config.resume is None else expanded(config.resume).absolute()

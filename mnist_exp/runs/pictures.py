@@ -130,14 +130,14 @@ def confusion_figure(predicted: np.ndarray, labels: np.ndarray, classes: Sequenc
 def mistakes_figure(
     images: np.ndarray, probs: np.ndarray, labels: np.ndarray, classes: Sequence[str], title: str
 ) -> Figure:
-    """Return a figure of up to 25 mistakes, the most confident first, of uint8 ``images`` [N, 28, 28], ``probs`` [N, C], labels [N]."""
+    """Return a figure of up to 24 mistakes, the most confident first, of uint8 ``images`` [N, 28, 28], ``probs`` [N, C], labels [N]."""
     predicted, confidence = probs.argmax(1), probs.max(1)
     wrong = np.flatnonzero(predicted != labels)
-    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:25]
+    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:24]
     names = [short(shown(name), 60) for name in classes]
     said = [f"{class_name(names, predicted[i])} ({100 * confidence[i]:.0f}\u00a0%)" for i in wrong]
     texts = [f"#{i}: {class_name(names, labels[i])}, said {guess}" for i, guess in zip(wrong, said, strict=True)]
-    return _wall(images[wrong], texts, title if len(wrong) else f"{title}: none", columns=5)
+    return _wall(images[wrong], texts, title if len(wrong) else f"{title}: none", columns=8)
 
 
 @styled
@@ -148,10 +148,10 @@ def answers_figure(images: np.ndarray, answers: Sequence[str], title: str) -> Fi
 
 def _wall(images: np.ndarray, texts: Sequence[str], title: str, columns: int) -> Figure:
     """Return a figure of uint8 ``images`` [N, 28, 28] with a text above each."""
-    captions = [textwrap.wrap(text, 26) for text in texts]
+    captions = [textwrap.wrap(text, 17) for text in texts]
     lines = max(map(len, captions), default=1)
     # one picture of them all: axes of its own for each digit would take a second
-    rows, width, height = max(1, -(-len(images) // columns)), 34, 36 + 4 * lines
+    rows, width, height = max(1, -(-len(images) // columns)), 34, 34 + 5 * lines
     wall = np.zeros((rows * height, columns * width), images.dtype)
     title = plain(title)
     across = max(1.5 * columns, 0.12 * len(title))  # inches; a letter is about 0.11 wide
@@ -161,7 +161,7 @@ def _wall(images: np.ndarray, texts: Sequence[str], title: str, columns: int) ->
         top, left = place // columns * height + height - 30, place % columns * width + 3
         wall[top : top + 28, left : left + 28] = image
         text = "\n".join(captions[place])
-        axes.text(left + 14, top - 3, text, fontsize=7, ha="center", va="bottom", parse_math=False)
+        axes.text(left + 14, top - 1, text, fontsize=11, ha="center", va="bottom", parse_math=False)
     axes.imshow(wall, cmap="gray_r", vmin=0, vmax=255)
     axes.set_title(title)
     axes.grid(False)

@@ -104,6 +104,7 @@ def begin(job: Job, begun: RunFolder | None, loggers: Sequence[Any], facts: dict
         return Record(RunFolder.create(job.folder, now | _identity(job) | facts, job.files()), loggers, job.clock)
     if begun.info.get("dataset") is None:
         raise UserError(f"{begun.path} never began to train ({begun.info.get('error')}); start it anew")
+    now["git_sha"] = _joined(begun.info.get("git_sha"), now["git_sha"])
     before, md5 = begun.dataset["md5"], facts["dataset"]["md5"]
     if before is None:
         log.warning("it cannot be known whether %s began on the same data", begun.path)
@@ -187,6 +188,13 @@ def installed(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def _joined(before: str | None, now: str | None) -> str | None:
+    """Return the commits of a run that goes on, the newest last; of very many, the newest."""
+    if before is None or now is None:
+        return now or before
+    return ", ".join([*(sha for sha in before.split(", ") if sha != now), now])[-800:]
 
 
 @functools.cache

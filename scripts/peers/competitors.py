@@ -33,13 +33,13 @@ class Training(NamedTuple):
 class Peer:
     """A competitor: its network, and ``start(network, folder of data, images)``.
 
-    ``epochs`` None: as many as are asked for. ``limited``: it takes hours, so one epoch of so many images is trained,
-    and nothing scored.
+    ``epochs`` are as many as it ships with. ``limited``: it takes hours, so one epoch of so many images is trained, and
+    nothing scored.
     """
 
     network: Callable[[], nn.Module]
     start: Callable[[nn.Module, Path, int], Training]
-    epochs: int | None = None
+    epochs: int = 1
     limited: bool = False
     precision: str = "fp32"
 
@@ -127,10 +127,10 @@ def keras_network() -> nn.Module:
 
 
 PEERS = {
-    "example": Peer(example_network, example),
-    "dense": Peer(dense_network, dense),
-    "one_epoch": Peer(one_epoch_network, one_epoch, epochs=1),
-    "original_fp32": Peer(original_network, original, epochs=1, limited=True),
-    "original_bf16": Peer(original_network, original, epochs=1, limited=True, precision="bf16"),
+    "example": Peer(example_network, example, epochs=14),
+    "dense": Peer(dense_network, dense, epochs=10),
+    "one_epoch": Peer(one_epoch_network, one_epoch),
+    "original_fp32": Peer(original_network, original, limited=True),
+    "original_bf16": Peer(original_network, original, limited=True, precision="bf16"),
 }
 NETWORKS = {name: peer.network for name, peer in PEERS.items()} | {"keras": keras_network}

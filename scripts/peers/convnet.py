@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+EPOCHS = 15  # as it ships
 # of one's name, the package; a first epoch took 17, 30 and 45 s on two cores of an AMD EPYC
 BACKENDS = {"tensorflow": "tensorflow", "torch": "torch", "jax": "jax"}
 

@@ -1,6 +1,6 @@
 """One competitor, in this process: train it, and print one line of JSON. ``bench_peers.py`` starts it.
 
-    PYTHONPATH=scripts python -m peers.run NAME --data FOLDER [--seed 1] [--epochs 6] [--images 4096]
+    PYTHONPATH=scripts python -m peers.run NAME --data FOLDER [--seed 1] [--epochs N] [--images 4096]
 
 The clock runs while it trains, from asking for an epoch's first batch to its last step; it stands still while the network
 is built, the files are opened, and the test set is scored after each epoch.
@@ -25,7 +25,7 @@ def train(peer: Peer, options: argparse.Namespace) -> dict[str, Any]:
     network = peer.network()
     training = peer.start(network, options.data, options.images)
     seconds, images, epochs = 0.0, 0, []
-    for epoch in range(1, (peer.epochs or options.epochs) + 1):
+    for epoch in range(1, min(peer.epochs, options.epochs or peer.epochs) + 1):
         started = time.perf_counter()
         images += train_epoch(network, training, peer.precision)
         seconds += time.perf_counter() - started
@@ -67,13 +67,15 @@ def main() -> None:
     parser.add_argument("name", choices=[*PEERS, "keras"])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, help="at most; default: as many as it ships with")
     parser.add_argument("--images", type=int, default=4096)
     options = parser.parse_args()
     if options.name == "keras":
         from peers import convnet
 
-        print(json.dumps(convnet.train(options.data, options.seed, options.epochs)))
+        print(
+            json.dumps(convnet.train(options.data, options.seed, min(convnet.EPOCHS, options.epochs or convnet.EPOCHS)))
+        )
     else:
         print(json.dumps(train(PEERS[options.name], options)))
 

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -127,3 +128,23 @@ def test_two_sweepers_share_one_study_on_disk_and_one_takes_over_from_the_other(
     assert sum(info(sweep / f"trial-{n}")["resumed"] for n in range(5)) == 1
     assert len({t.user_attrs["owner"] for t in trials(place)}) == 1, "the trial that was taken over has a new owner"
     assert not list(sweep.glob(".sweeper*"))
+
+
+def test_a_run_of_a_worker_tells_what_runs_it_again(shell, place):
+    mine = place / "my own" / "experiment"
+    mine.mkdir(parents=True)
+    (mine / "small.yaml").write_text("# @package _global_\ndata: {train_limit: 128}\n")
+    words = ["--config-dir", "my own", "experiment=small", "hydra/launcher=joblib", "debug=tiny", "task_name=a b"]
+    done = shell("--multirun", *words, "seed=1,2", "hydra.sweep.dir=out")
+    assert done.status == 0, done.err + done.out
+    command = info(place / "out/trial-1")["command"]
+    folder = shlex.quote(str(mine.parent))
+    assert (
+        command
+        == f"python -m mnist_exp train --config-dir {folder} experiment=small debug=tiny 'task_name=a\\ b' seed=2"
+    )
+    again = shell(*shlex.split(command)[3:], "hydra.run.dir=again")
+    assert again.status == 0, again.err + again.out
+    assert info(place / "again")["recipe"] == info(place / "out/trial-1")["recipe"]
+    for metric in ("val_acc", "test_acc"):
+        assert info(place / "again")["metrics"][metric] == info(place / "out/trial-1")["metrics"][metric]

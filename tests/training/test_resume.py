@@ -188,6 +188,19 @@ def test_a_signal_in_the_last_step_of_an_epoch_can_be_resumed(command, place, mo
     assert_same_result(place / "whole", place / "cut")
 
 
+def test_a_run_that_goes_on_at_another_commit_names_both(command, interrupted, monkeypatch):
+    from mnist_exp.runs import record
+
+    begun = info(interrupted)["git_sha"]
+    monkeypatch.setattr(record, "_git_sha", lambda: "f" * 40)
+    assert command("train", f"resume={interrupted}").status == 0
+    assert info(interrupted)["git_sha"] == ("f" * 40 if begun is None else f"{begun}, {'f' * 40}")
+    assert record._joined("a, b", "a") == "b, a"
+    assert record._joined("a" * 1000, "b").endswith("a, b")
+    assert len(record._joined("a" * 1000, "b")) == 800
+    assert (record._joined(None, "a"), record._joined("a", None), record._joined(None, None)) == ("a", "a", None)
+
+
 def test_what_may_change_on_resuming_does(command, interrupted):
     arguments = ["logger=none", "tags=[again]", "trainer.max_steps=7"]
     done = command("train", f"resume={interrupted}", *arguments)
