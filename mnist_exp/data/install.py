@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from mnist_exp.data.archives import MOST_BYTES, Refused, members
 from mnist_exp.data.formats import IDX, SOURCES, check_pairs, most_bytes, npy_as_idx, put, read, verified
-from mnist_exp.errors import UserError, require
+from mnist_exp.errors import UserError, machine_failure, require
 from mnist_exp.vision import import_torchvision
 
 log = logging.getLogger(__name__)
@@ -114,6 +114,8 @@ def install(path: Path, root: Path, name: str | None = None) -> str:
     try:
         put(chosen)
     except OSError as error:
+        if machine_failure(error) is not None and not isinstance(error, PermissionError):
+            raise
         raise UserError(f"{root}: {error.strerror}; name another folder: data.root=FOLDER") from error
     missing = [target.name for target in targets.values() if not target.exists()]
     more = (

@@ -106,5 +106,5 @@ class Lookahead(Optimizer):
         if slow is not None:
             slow = [s.to(p, copy=True) for s, p in zip(slow, self._fast(), strict=True)]
         self.slow = slow
-        self.counter = state_dict["counter"]
+        self.counter = int(state_dict["counter"]) % self.k  # of another k: the next k steps have a synchronisation
         self._share()

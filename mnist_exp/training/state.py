@@ -159,6 +159,7 @@ class State:
         groups = [dict(group) for group in self.optimizer.param_groups]
         try:
             self.optimizer.load_state_dict(self._own_kernels(copy.deepcopy(saved)))
+            _lay_out(self.optimizer)
             for group, found in zip(groups, self.optimizer.param_groups, strict=True):
                 for key in group.keys() & found.keys() - {"params", "lr"}:
                     if group[key] != found[key]:

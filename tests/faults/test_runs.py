@@ -14,7 +14,8 @@ def fail_and_go_on(machine, place: Path, whole: Path, kind: str, at: int) -> Non
     """Run into the fault, look at what is left, go on, and end as the run that nothing happened to."""
     done = machine(place, *RUN, kind=kind, at=at)
     if kind in ("full", "once"):
-        assert done.status == 1 or "train.log" in done.seen[at - 1], done
+        # what fails once may be done without: a folder that cannot be opened is not synced
+        assert done.status == 1 or (done.status == 0 and (kind == "once" or "train.log" in done.seen[at - 1])), done
         assert done.err.count("error: ") == (done.status == 1), done.err
         assert "the disk is full" in done.err or done.status == 0 or "No space left" in done.err, done.err
     else:

@@ -110,3 +110,21 @@ def test_impossible_values_name_the_parameter():
         Lookahead([nn.Parameter(torch.ones(1))], torch.optim.SGD, k=0, lr=0.1)
     with pytest.raises(UserError, match=r"alpha"):
         Lookahead([nn.Parameter(torch.ones(1))], torch.optim.SGD, alpha=1.5, lr=0.1)
+
+
+def test_lookahead_goes_on_with_the_state_of_another_k():
+    def stepped(optimizer, steps):
+        for _ in range(steps):
+            weight.grad = torch.ones(1)
+            optimizer.step()
+
+    weight = torch.nn.Parameter(torch.zeros(1))
+    before = Lookahead([weight], torch.optim.SGD, lr=0.1, k=10, alpha=0.5)
+    stepped(before, 7)
+    after = Lookahead([weight], torch.optim.SGD, lr=0.1, k=5, alpha=0.5)
+    after.load_state_dict(before.state_dict())
+    stepped(after, 3)
+    assert after.slow[0].item() == pytest.approx(-0.5), "after 7 of 10 and 3 of 5 steps, half the way to -1"
+    for counter in (float("inf"), float("nan"), "x"):
+        with pytest.raises((OverflowError, ValueError)):
+            after.load_state_dict(before.state_dict() | {"counter": counter})
