@@ -181,6 +181,11 @@ CHANGES: dict[str, tuple[Callable[[dict], None], str]] = {
     "momentum of another shape": (in_optimizer("momentum_buffer", torch.zeros(3)), "cannot be gone on from"),
     "momentum of words": (in_optimizer("momentum_buffer", "x"), "cannot be gone on from"),
     "another recipe": (in_group("weight_decay", 0.5), "whose weight_decay is 0.5, not 1.8e-05"),
+    "a state of what is no weight": (
+        lambda saved: saved["optimizer"]["base"]["state"].update({99: 0.5}),
+        "cannot be gone on from",
+    ),
+    "an endless counter": (lambda saved: saved["optimizer"].update(counter=float("inf")), "cannot be gone on from"),
     "slow weights of another number": (lambda saved: saved["optimizer"]["slow"].pop(), "cannot be gone on from"),
     "no optimizer at all": (having(optimizer={}), "cannot be gone on from: 'base'"),
     "random numbers of another size": (
