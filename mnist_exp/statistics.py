@@ -24,14 +24,15 @@ def wilson(correct: Any, total: Any, z: float = 1.959964) -> tuple[Any, Any]:
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the 95 % interval of a mean, by Student's t: of what further ``values`` of the kind have; NaN of one value.
+    """Return the 95 % interval of a mean, by Student's t: of what further ``values`` of the kind have.
 
+    NaN of one value, and of equal ones: they do not tell how much others vary.
     Source: Student, "The Probable Error of a Mean" (1908).
     """
     from scipy.stats import t
 
     n = len(values)
-    if n < 2:
+    if n < 2 or np.ptp(values) < 1e-9:
         return math.nan, math.nan
     half = float(t.ppf(0.975, n - 1)) * float(np.std(values, ddof=1)) / math.sqrt(n)
     return float(np.mean(values)) - half, float(np.mean(values)) + half

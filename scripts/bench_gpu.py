@@ -6,7 +6,8 @@
 (model=small_cnn) and the wide network (the default composition): the loop and the bare step in images/s, plain and
 through torch.compile; and the original's loop, the wide network with plain batch norm under bf16 autocast on pictures of
 four DataLoader processes, as long as a GPU waits for them. --whole then times `train experiment=obscure_full`, its 250
-epochs and scores, and copies its history, metrics and pictures. --output gets gpu.json, written after each measurement.
+epochs and scores, and copies its history, metrics and pictures; the same command goes on with it where it was cut off.
+--output gets gpu.json, written after each measurement.
 """
 
 import argparse
@@ -24,7 +25,9 @@ from measure import machine, run_process
 from peers.competitors import original, original_network
 from torch.nn import functional as F
 
+from mnist_exp.config.request import quoted
 from mnist_exp.files import atomic_write
+from mnist_exp.runs.folder import is_run
 
 LOOPS = {
     f"{network}, compile={compiling}": [*overrides, f"trainer.compile={compiling}"]
@@ -40,23 +43,28 @@ def of_pictures(data: Path, images: int, device: torch.device) -> float:
     training = original(network, data, images)
     network.train()
     for _ in range(2):
-        started = time.perf_counter()
+        started, trained = time.perf_counter(), 0
         for batch, labels in training.batches():
+            trained += len(labels)
             with torch.autocast(device.type, torch.bfloat16):
                 loss = F.cross_entropy(network(batch.to(device)), labels.to(device))
             training.optimizer.zero_grad()
             loss.backward()
             training.optimizer.step()
         seconds = time.perf_counter() - started if float(loss.detach()) else 0.0  # reading it waits for the device
-    return images / seconds
+    return trained / seconds
 
 
 def whole(data: Path, output: Path, overrides: list[str]) -> dict[str, Any]:
     """Train ``experiment=obscure_full`` as a user would; return its wall time, memory and metrics."""
     place = output / "whole"
     place.mkdir(exist_ok=True)
-    words = ["-m", "mnist_exp", "train", "experiment=obscure_full", f"data.root={data}", "data.fallback=null"]
-    words += [*overrides, "hydra.run.dir=run"]
+    words = ["-m", "mnist_exp", "train"]
+    if is_run(place / "run"):  # cut off by an earlier call
+        words += ["resume=run"]
+    else:
+        words += ["experiment=obscure_full", f"data.root={quoted(data)}", "data.fallback=null"]
+        words += [*overrides, "hydra.run.dir=run"]
     done = run_process(words, place)
     command = " ".join(["python", *words])
     if done.status:
@@ -66,7 +74,7 @@ def whole(data: Path, output: Path, overrides: list[str]) -> dict[str, Any]:
         for file in (place / "run").glob(pattern):
             shutil.copy(file, output)
     shutil.rmtree(place)
-    facts = {key: about[key] for key in ("device_name", "precision", "memory_format", "seconds", "metrics")}
+    facts = {key: about[key] for key in ("device_name", "precision", "memory_format", "seconds", "resumed", "metrics")}
     return {"command": command, "wall_seconds": done.seconds, "memory_mib": done.memory_mib, **facts}
 
 
@@ -115,6 +123,8 @@ def main() -> None:
         found["whole"] = whole(options.data.resolve(), options.output, fixed)
         write()
         print(json.dumps(found["whole"], indent=1))
+        if "failed" in found["whole"]:
+            raise SystemExit(1)
 
 
 if __name__ == "__main__":

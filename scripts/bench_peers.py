@@ -1,7 +1,7 @@
 """Training speed, and time to 99.0 and 99.5 % on MNIST's test set, of usual ways to train beside this package's.
 
 Each competitor runs in a process of its own, one after another, in rounds with a seed each: ratios are of runs that are
-neighbours in time. Peers are scored after every epoch while their clock stands still, which favours them: a run of ours
+neighbours in time: in one round of one call. Peers are scored after every epoch while their clock stands still, which favours them: a run of ours
 scores the test set once, at its end, and all of its training counts. Loading and transforms count, scoring does not, nor
 does ours on validation; ours hold 5,000 of the 60,000 images out for that. Ours choose their precision themselves (bf16
 where the CPU has units for it), but for those called fp32; of the peers only original_bf16 has bf16.
@@ -108,9 +108,9 @@ def asked_of(arguments: list[str], options: argparse.Namespace) -> dict[str, Any
         return done.json()
 
 
-def run(name: str, round_: int, options: argparse.Namespace) -> dict[str, Any]:
+def run(name: str, call: int, round_: int, options: argparse.Namespace) -> dict[str, Any]:
     """Run a competitor; return its row of peers.json."""
-    row: dict[str, Any] = {"competitor": name, "round": round_, "seed": round_, "status": "skipped"}
+    row: dict[str, Any] = {"competitor": name, "call": call, "round": round_, "seed": round_, "status": "skipped"}
     reason = reason_to_skip(name)
     if reason is not None:
         return row | {"reason": reason}
@@ -159,7 +159,7 @@ def measure(found: dict[str, Any], options: argparse.Namespace) -> None:
         for name in left:
             if name == left[0]:
                 rate()
-            row = run(name, round_, options)
+            row = run(name, len(found["commands"]), round_, options)
             found["runs"].append(row)
             write()
             print(f"round {round_}: {report.line(row)}", flush=True)

@@ -74,7 +74,7 @@ def trained(name: str, row: Row, seeds: list[int], options: argparse.Namespace) 
         else:
             found = RunFolder.open(run)
             there, asked = (
-                sorted(word for word in one if not below(word.partition("=")[0], _DATA))
+                sorted(word for word in one if not below(word.partition("=")[0], (*_DATA, "hydra")))
                 for one in (found.info["overrides"], words)
             )
             if there != asked:
@@ -131,8 +131,23 @@ def tell(row: Row, found: Row) -> None:
         if has["tta"] is not None and "members" not in one:
             print(f"{'':10} with TTA {has['tta']:.3f} %")
         print(f"{'':10} {has['train_seconds']:.0f} s of training on {one['device_name']}, {one['precision']}")
-    published, again = (summary(one)["each"] for one in (row, found))
+    again, published = (
+        [summary(one)["test_acc"]] if "members" in one else [*one.values()] for one in beside(found, row)
+    )
     print(f"difference {statistics.mean(again) - statistics.mean(published):+.3f} points: {verdict(row, found)}")
+
+
+def beside(found: Row, row: Row) -> tuple[Row, Row]:
+    """Return the test accuracy of each seed that was ``found``, and of each published one it is to be held against.
+
+    Seeds that were not published before are held against all of those that were, and stand alone where there are any;
+    a repetition of published ones against these same seeds. Ensembles are returned as they are.
+    """
+    if "members" in row:
+        return found, row
+    again, published = ({run["seed"]: run["test_acc"] for run in one["runs"]} for one in (found, row))
+    others = {seed: accuracy for seed, accuracy in again.items() if seed not in published}
+    return (others, published) if others else (again, {seed: published[seed] for seed in again})
 
 
 def verdict(row: Row, found: Row) -> str:
@@ -147,8 +162,10 @@ def verdict(row: Row, found: Row) -> str:
         told = f"{'within' if inside else 'outside'} what {row['images']:,} images can tell of the published one"
         sizes = [len(one["members"]) for one in (found, row)]
         return told if sizes[0] == sizes[1] else f"{told}, though of {sizes[0]} members instead of {sizes[1]}"
-    scores = [{run["seed"]: [run["test_acc"]] for run in one["runs"]} for one in (found, row)]
-    test = compare_groups(*scores)
+    scores = beside(found, row)
+    if scores[0] == scores[1]:
+        return "the same seeds give the same digits"
+    test = compare_groups(*({seed: [accuracy] for seed, accuracy in one.items()} for one in scores))
     if test.p is None:
         return "too few seeds for a test"
     return f"{test.test}, p = {test.p:.2g}: {'they differ' if test.p < 0.05 else 'no difference can be told'}"

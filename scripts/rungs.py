@@ -56,15 +56,8 @@ def measured(folder: Path) -> dict[str, Row]:
 def of_runs(runs: Sequence[RunFolder], place: Path) -> Row:
     """Return the row of finished ``runs`` of one recipe, a seed each, which lie in ``place``."""
     runs = sorted(runs, key=lambda run: run.info["seed"])
-    told: dict[str, list[Any]] = {
-        "recipes": [recipe_of(run.config()) for run in runs],
-        "data": [run.dataset for run in runs],
-        "precisions": [run.info["precision"] for run in runs],
-        "machines": [run.info["device_name"] for run in runs],
-    }
-    for what, values in told.items():
-        if any(value != values[0] for value in values):
-            raise UserError(f"{place} holds runs of several {what}; a row is of one, with a seed each")
+    _refuse_several(place, {"recipes": [recipe_of(run) for run in runs], "data": [run.dataset for run in runs]})
+    about = computed_on(runs, place)
     seeds = [run.info["seed"] for run in runs]
     if len(set(seeds)) < len(seeds):
         raise UserError(f"{place} holds several runs of one seed; a row has one of each")
@@ -74,9 +67,24 @@ def of_runs(runs: Sequence[RunFolder], place: Path) -> Row:
             o for o in first["overrides"] if not below(o.partition("=")[0], (*PLACES, "data.fallback", "seed"))
         ]
     }
-    row |= {"recipe": recipe_of(runs[0].config()), "torch": first["versions"]["torch"]}
-    row |= {key: first[key] for key in ("device_name", "precision", "parameters", "epochs")}
+    row |= {"recipe": recipe_of(runs[0]), **about} | {key: first[key] for key in ("parameters", "epochs")}
     return row | {"dataset": dataset(first["dataset"]), "runs": [of_run(run) for run in runs]}
+
+
+def _refuse_several(place: Path, told: Mapping[str, Sequence[Any]]) -> None:
+    for what, values in told.items():
+        if any(value != values[0] for value in values):
+            raise UserError(f"{place} is of runs of several {what}; a row is of one, with a seed each")
+
+
+def computed_on(runs: Sequence[RunFolder], place: Path) -> Row:
+    """Return what a row says of where its ``runs`` were computed. Raises UserError where that is not the same for all."""
+    infos = [run.info for run in runs]
+    told = {key: [info[key] for info in infos] for key in ("device_name", "precision")}
+    told["torch"] = [info["versions"]["torch"] for info in infos]
+    names = {"device_name": "machines", "precision": "precisions", "torch": "versions of torch"}
+    _refuse_several(place, {names[key]: values for key, values in told.items()})
+    return {key: values[0] for key, values in told.items()}
 
 
 def dataset(about: Row) -> Row:
@@ -84,7 +92,14 @@ def dataset(about: Row) -> Row:
     return {key: value for key, value in about.items() if key != "classes"}
 
 
-def recipe_of(config: Mapping[str, Any]) -> str:
+def recipe_of(run: RunFolder) -> str:
+    """Return the digest of what ``run`` computes. Raises UserError where it began with the weights of another."""
+    if run.info.get("warm_start"):
+        raise UserError(f"{run.path} trained {run.info['warm_start']} further, so it is no part of a row")
+    return recipe_of_config(run.config())
+
+
+def recipe_of_config(config: Mapping[str, Any]) -> str:
     """Return the digest of what ``config`` computes, on whatever machine; what stands in for missing data is no part."""
     known = {key: value for key, value in config["data"].items() if key != "fallback"}
     return digest({**config, "data": known})
@@ -92,7 +107,7 @@ def recipe_of(config: Mapping[str, Any]) -> str:
 
 def of_run(run: RunFolder) -> Row:
     """Return what a row says of each of its runs."""
-    metrics = {key: run.info["metrics"].get(key) for key in ("val_acc", "test_acc", "test_acc_tta")}
+    metrics = {key: run.info["metrics"].get(key) for key in ("val_acc", "test_acc", "test_acc_tta", "test_acc_swa")}
     if metrics["test_acc"] is None:
         raise UserError(f"{run.path} has no test accuracy (evaluate.test=false?), so it is no part of a row")
     about = {key: run.info[key] for key in ("seed", "git_sha")}
@@ -129,21 +144,16 @@ def of_ensemble(place: Path, folder: Path) -> Row:
         raise UserError(
             f"{file}: a row is of several runs' best checkpoints on test; evaluate RUN RUN ... --split test"
         )
-    members = []
+    members, runs = [], []
     for path, accuracy in named:
         if folder.resolve() not in path.parents:
             raise UserError(f"{file}: {path} does not lie in {folder}")
         run = RunFolder.open(path)
-        member = {"row": path.relative_to(folder.resolve()).parts[0], "seed": run.info["seed"], "test_acc": accuracy}
-        member |= {"recipe": recipe_of(run.config()), "train_seconds": trained_for(run), "seconds": run.info["seconds"]}
-        members.append(member)
-    first = run.info
-    machine = {
-        "torch": first["versions"]["torch"],
-        "device_name": first["device_name"],
-        "precision": first["precision"],
-    }
-    return row | machine | {"members": members}
+        member = {"row": path.relative_to(folder.resolve()).parts[0], "seed": run.info["seed"]}
+        member |= {"accuracy": round(accuracy, 6), "recipe": recipe_of(run)}  # accuracy with the TTA of the ensemble
+        members.append(member | {"train_seconds": trained_for(run), "seconds": run.info["seconds"]})
+        runs.append(run)
+    return row | computed_on(runs, place) | {"members": members}
 
 
 def ordered(rows: dict[str, Row]) -> list[str]:
@@ -151,7 +161,7 @@ def ordered(rows: dict[str, Row]) -> list[str]:
 
 
 def summary(row: Row) -> Row:
-    """Return the figures of a row: of an ensemble, or over the seeds: means, and medians of times."""
+    """Return the figures of a row: means over the seeds, and medians of times; of an ensemble sums of times."""
     if "members" in row:
         with_tta = row["accuracy"] if row["tta_runs"] > 1 else None
         scores = {"test_acc": row["accuracy"], "low": row["low"], "high": row["high"], "tta": with_tta, "val": None}

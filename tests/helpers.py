@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import struct
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from PIL import Image
 
 import mnist_exp
 from mnist_exp.cli import main
+from mnist_exp.data.formats import IDX, read_sample
 
 PACKAGE = Path(mnist_exp.__file__).parent
 ROOT = PACKAGE.parent
@@ -100,6 +102,22 @@ def assert_same_result(one: Path, other: Path) -> None:
     assert metrics[0] == metrics[1]
     probs = [np.load(run / "results" / "predictions.npz")["probs"] for run in (one, other)]
     assert np.array_equal(*probs)
+
+
+def idx(array: np.ndarray) -> bytes:
+    """Return uint8 of any shape in MNIST's own format."""
+    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+
+
+def write_digits(root: Path, train: int, test: int) -> None:
+    """Write so many of the bundled digits below ``root`` as torchvision keeps MNIST."""
+    images, labels = read_sample()
+    order = np.random.default_rng(0).permutation(len(labels))[: train + test]
+    images, labels = images[order], labels[order].astype(np.uint8)
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, part in zip(IDX, (images[:train], labels[:train], images[train:], labels[train:]), strict=True):
+        (raw / name).write_bytes(idx(part))
 
 
 def lay(folder: Path, classes: list[str], count: int, size: tuple[int, int] = (28, 28), kind: str = "png") -> None:

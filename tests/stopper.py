@@ -48,6 +48,32 @@ class Spy(Evaluator):
         return super().probabilities(model, split, autocast, shifts)
 
 
+class Ender(Evaluator):
+    """End the process when it is to score the test set for the $STOP_IN_TEST-th time; of 1,000 images."""
+
+    scored: ClassVar[int] = 0
+
+    def probabilities(self, model, split, autocast, shifts=PLAIN):
+        Ender.scored += len(split) == 1000
+        if str(Ender.scored) == os.environ.get("STOP_IN_TEST"):
+            raise SystemExit(9)
+        return super().probabilities(model, split, autocast, shifts)
+
+
+class Counting(torch.optim.SGD):
+    """SGD that keeps a counter among its settings, as optimizers without a learning rate do."""
+
+    def __init__(self, params, lr, momentum=0, weight_decay=0):
+        super().__init__(params, lr, momentum, weight_decay=weight_decay)
+        for group in self.param_groups:
+            group["k"] = 0
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            group["k"] += 1
+        return super().step(closure)
+
+
 class Alike(nn.Module):
     """A transform that does the same to all images that it is called with; it remembers how many."""
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mnist_exp.statistics import compare_groups, holm, mcnemar, wilson
+from mnist_exp.statistics import compare_groups, holm, mcnemar, mean_interval, wilson
 
 
 @pytest.mark.parametrize(("correct", "total"), [(0, 10), (10, 10), (9901, 10_000), (1, 3)])
@@ -17,6 +17,13 @@ def test_wilson_takes_columns():
     low, high = wilson(np.array([5, 50, np.nan]), np.array([10, 100, 10]))
     assert low[:2] == pytest.approx([wilson(5, 10)[0], wilson(50, 100)[0]])
     assert np.isnan(high[2])
+
+
+def test_the_interval_of_a_mean_is_students():
+    values = [99.1, 99.3, 99.25]
+    assert mean_interval(values) == pytest.approx(stats.t.interval(0.95, 2, np.mean(values), stats.sem(values)))
+    for too_little in ([99.0], [96.0, 96.0], [99.1, 99.1, 99.1]):
+        assert np.isnan(mean_interval(too_little)).all(), "which does not tell how much others vary"
 
 
 def test_mcnemar_is_the_exact_binomial_test():

@@ -37,8 +37,8 @@ def group(runs: pd.DataFrame, keys: Sequence[str] | None = None, tell: Tell = lo
     _p: the p-value of the paired t-test over the seeds. varies: keys of the recipe that vary inside the group, which then
     has no p-values.
 
-    ``keys`` None groups repetitions: runs of the same data and config but for the seed. Runs on data that cannot be known
-    again are groups of their own.
+    ``keys`` None groups repetitions: runs of the same data and config but for the seed. Runs whose data, or whose config,
+    cannot be known are groups of their own.
     """
     import pandas as pd
 
@@ -47,6 +47,8 @@ def group(runs: pd.DataFrame, keys: Sequence[str] | None = None, tell: Tell = lo
     rows = []
     for name in done["name"][done["md5"].isna()]:
         tell(f"{name} stands alone: it {_UNKNOWN}")
+    for name in () if keys else done["name"][done["recipe"].isna()]:
+        tell(f"{name} stands alone: it has no config, so nothing tells what it repeats")
     for values, members in _groups(done, keys):
         hidden = _varying([members], keys)
         if hidden:
@@ -193,7 +195,8 @@ def _groups(done: pd.DataFrame, keys: Sequence[str] | None) -> Any:
     """Yield (values, members) of each group; other data is never grouped with."""
     for key in keys or ():
         need(done, key, "--group-by")
-    return done.groupby([*(keys or ["recipe"]), "data_id"], dropna=False, sort=False)
+    by = [*keys] if keys else [done["recipe"].fillna(done["path"])]
+    return done.groupby([*by, "data_id"], dropna=False, sort=False)
 
 
 def _why(run: Any, base: Any) -> str:
@@ -218,9 +221,9 @@ def _scores(members: pd.DataFrame, metric: str, hidden: Sequence[str]) -> Scores
     """Return the scores of each unit: a seed, and the values of the ``hidden`` keys."""
     scores: Scores = {}
     for _, run in members.iterrows():
-        config = _composed(run) if hidden else {}
+        config = _composed(run, hidden) if hidden else {}
         unit = (*(str(config.get(key)) for key in hidden), run["seed"])
-        if not math.isnan(run[metric]):
+        if run[metric] is not None and not math.isnan(run[metric]):
             scores.setdefault(unit, []).append(float(run[metric]))
     return scores
 
@@ -235,35 +238,61 @@ def _mean(scores: Scores) -> float:
 
 
 def _varying(groups: Sequence[pd.DataFrame], keys: Sequence[str] | None) -> list[str]:
-    """Return the keys of the recipe that are not the same in all runs of ``groups``, but for ``keys`` that set them apart.
+    """Return the keys of the recipe that differ where only ``keys`` should: any inside a group; between groups all but
+    those below ``keys``, which set them apart. "recipe" where the config of a run is not known.
 
-    A choice that stands nowhere in the config, such as experiment, may set any key: then what varies inside a group
-    counts, and between groups what was named on a command line.
+    A choice that stands nowhere in the config, such as experiment, may set any key: then only what was named on a command
+    line counts between groups.
     """
-    if not keys or len({digest for members in groups for digest in members["recipe"]}) == 1:
+    digests = [digest for members in groups for digest in members["recipe"]]
+    unknown = not all(isinstance(digest, str) for digest in digests)
+    if not keys or len(digests) == 1 or (not unknown and len(set(digests)) == 1):
         return []
+    if unknown:
+        return ["recipe"]
     configs = [[_composed(run) for _, run in members.iterrows()] for members in groups]
-    pooled_runs = list(itertools.chain(*configs))
-    if all(any(recipe.below(known, [key]) for known in configs[0][0]) for key in keys):
-        configs = [pooled_runs]
-    else:
-        paths = itertools.chain.from_iterable(members["path"] for members in groups)
-        named = {key for path in paths for key in RunFolder.open(Path(path)).named()}
-        configs.append([{key: config.get(key) for key in named & config.keys()} for config in pooled_runs])
-    varying = {
-        key
-        for pooled in configs
-        for key in set().union(*pooled)
-        if not recipe.below(key, keys) and len({str(config.get(key)) for config in pooled}) > 1
-    }
-    return sorted(varying)
+    inside = {key for config in configs for key in _differing(config)}
+    pooled = list(itertools.chain(*configs))
+    folders = [RunFolder.open(Path(path)) for members in groups for path in members["path"]]
+    if any(_sets_any(key, pooled, folders) for key in keys):
+        named = sorted({key for run in folders for key in run.named()})
+        runs = itertools.chain.from_iterable((run for _, run in members.iterrows()) for members in groups)
+        pooled = [{key: config.get(key) for key in named} for config in (_composed(run, named) for run in runs)]
+    between = {key for key in _differing(pooled, keys) if not recipe.below(key, keys)}
+    return sorted(inside | between)
 
 
-def _composed(run: Any) -> dict[str, Any]:
-    """Return the recipe of a run as it was composed: references to other keys stay, since these are named themselves."""
+def _differing(configs: Sequence[dict[str, Any]], keys: Sequence[str] = ()) -> set[str]:
+    """Return the keys whose values are not the same in all ``configs``; of orders without the parts below ``keys``."""
+
+    def text(key: str, value: Any) -> str:
+        if key.endswith("(order)"):
+            value = [name for name in value or () if not recipe.below(f"{key.removesuffix('(order)')}{name}", keys)]
+            value = value if len(value) > 1 else None
+        return str(value)
+
+    known = set().union(*configs)
+    return {key for key in known if len({text(key, config.get(key)) for config in configs}) > 1}
+
+
+def _sets_any(key: str, configs: Sequence[dict[str, Any]], folders: Sequence[RunFolder]) -> bool:
+    """Whether ``key`` is a choice that stands nowhere in ``configs``, such as experiment."""
+    inside = any(recipe.below(known, [key]) for config in configs for known in config)
+    return not inside and any(key in run.choices() for run in folders)
+
+
+def _composed(run: Any, keys: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the recipe of a run as it was composed: references to other keys stay, since these are named themselves.
+
+    Of ``keys`` also those that are no values: the choice of a group, or what stands below. Of a run without a config
+    "recipe" is a value that no other has.
+    """
     begun = {"warm_start": run["warm_start"]} if isinstance(run.get("warm_start"), str) else {}
     computed = {key: run[key] for key in ("trainer.precision",) if isinstance(run.get(key), str)}
-    return begun | recipe.values(RunFolder(Path(run["path"]), {}).config(), follow=False) | computed
+    folder = RunFolder(Path(run["path"]), {})
+    config = folder.config()
+    found = begun | (recipe.values(config, follow=False) if config else {"recipe": run["path"]}) | computed
+    return {key: folder.composed(key) for key in keys if key not in found} | found
 
 
 def _correct(run: Any) -> tuple[Any, Any] | None:

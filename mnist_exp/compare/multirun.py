@@ -76,6 +76,11 @@ class RunsSweeper(BasicSweeper):
         ]
 
 
+def _interval(row: Any, name: str) -> str:
+    low, high = (row[f"{name}_acc_{end}"] for end in ("low", "high"))
+    return "no interval: they are equal" if math.isnan(low) else f"{low:.2f} to {high:.2f}"
+
+
 def _told_by_seeds(runs: pd.DataFrame) -> list[str]:
     """Return a line for each group of repetitions with two seeds or more: their means, deviations and intervals."""
     rows = judge.group(runs, None, lambda line: None)
@@ -84,8 +89,7 @@ def _told_by_seeds(runs: pd.DataFrame) -> list[str]:
     for _, row in rows[rows["n"] >= 2].iterrows() if len(rows) else ():
         label = " ".join(f"{key}={text}" for key in apart if (text := cell(key, row[key])))
         scores = ", ".join(
-            f"{name} {row[f'{name}_acc_mean']:.2f} +- {row[f'{name}_acc_std']:.2f} % "
-            f"({row[f'{name}_acc_low']:.2f} to {row[f'{name}_acc_high']:.2f})"
+            f"{name} {row[f'{name}_acc_mean']:.2f} +- {row[f'{name}_acc_std']:.2f} % ({_interval(row, name)})"
             for name in ("val", "test")
             if not math.isnan(row[f"{name}_acc_mean"])
         )

@@ -65,7 +65,7 @@ def html_page(runs: pd.DataFrame, columns: Sequence[str], tell: Tell, extras: Ex
                 "name": shown(run["name"]),
                 "label": labels[number] or shown(run["name"]),
                 "full": f"{shown(run['name'])}  {labels[number]}".strip(),
-                "group": f"{run['recipe'] or run['path']} {run['data_id']}",
+                "group": f"{run['recipe'] if isinstance(run['recipe'], str) else run['path']} {run['data_id']}",
                 "group_label": of_groups[number] or shown(run["name"]),
                 "cells": [cell(c, run[c]) for c in every],
                 "values": [_plain(run[c]) for c in every],

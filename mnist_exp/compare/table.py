@@ -103,7 +103,9 @@ def load_runs(
     runs = pd.DataFrame(rows)
     if runs.empty:
         return runs
-    runs = runs.sort_values(["started", "path"], kind="stable").reset_index(drop=True)
+    started = pd.to_datetime(runs["started"], format="ISO8601", utc=True, errors="coerce")  # of whatever time zone
+    runs = runs.assign(started_at=started).sort_values(["started_at", "path"], kind="stable", na_position="first")
+    runs = runs.drop(columns="started_at").reset_index(drop=True)
     runs["name"] = shortest(runs["path"])
     if "warm_start" in runs:
         parents = runs["warm_start"].dropna().unique()

@@ -60,11 +60,19 @@ class Record:
         for logger in self.loggers:
             logger.log({k: v for k, v in row.items() if isinstance(v, float)}, row["epoch"])
 
+    def stand_at(self, row: dict[str, Any] | None, best: dict[str, Any] | None) -> None:
+        """Write down where a run that goes on stands, if run.json says anything else: after which epoch; None: the start."""
+        there = (0 if row is None else row["epoch"], None if best is None else best["epoch"])
+        if (self.folder.info.get("epoch", 0), self.folder.info.get("best_epoch")) == there:
+            return
+        if row is None:
+            self.folder.update(epoch=0, metrics={}, best_epoch=None)
+        else:
+            self.epoch(row, best)
+
     def finish(self, metrics: dict[str, Any]) -> None:
         """Take down the final ``metrics``, to be written with the status."""
         self.results = {"metrics": metrics}
-        if "test_acc" in metrics:
-            self.results["test_scored"] = self.folder.info.get("test_scored", 0) + 1
         for logger in self.loggers:
             logger.log({k: v for k, v in metrics.items() if isinstance(v, float)})
 

@@ -116,6 +116,7 @@ class RunInfo(BaseModel):
     seconds: Annotated[float, Field(ge=0, le=1e9)] = 0  # with those before it was resumed
     resumed: Count = 0  # times
     streams: Count = 0  # the rule of its random numbers, see training/state.py
+    epochs_before: Count = 0  # of the runs whose weights it began with
     epoch: Epoch = 0  # finished
     epochs: Epoch = 0  # planned
     best_epoch: Epoch | None = None

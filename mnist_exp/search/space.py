@@ -49,9 +49,9 @@ class Space:
         """Return the first point: ``search.baseline``, and the config's own value for every other key, where in range."""
         import optuna
 
-        values = {}
+        values, choices = {}, OmegaConf.select(config, "hydra.runtime.choices") or {}
         for name, distribution in self.dimensions.items():
-            value = config.search.baseline.get(name, OmegaConf.select(config, name))
+            value = config.search.baseline.get(name, choices.get(name, OmegaConf.select(config, name)))
             try:
                 optuna.create_trial(value=0.0, params={name: value}, distributions={name: distribution})
                 values[name] = value

@@ -55,6 +55,7 @@ class Components:
     trainer: Trainer
     evaluator: Evaluator
     loggers: list[RunLogger]
+    optimizer_keys: frozenset[str] = frozenset()  # of its settings, those that the config gives
 
     @functools.cached_property
     def forward(self) -> Forward:
@@ -114,7 +115,7 @@ def build_components(
         with standing_at("schedule"):
             schedule = schedule.restarted()
         config = OmegaConf.merge(config, {"optimizer": {"lr": schedule.resume_lr}})  # type: ignore[assignment]
-    optimizer = _optimizer(config, model, trainer.device)
+    optimizer, keys = _optimizer(config, model, trainer.device)
     loggers = {} if config.logger is None else build(config, "logger")
     require(isinstance(loggers, dict), "logger", config.logger, "names, and a logger each")
     for name, logger in loggers.items():
@@ -129,7 +130,16 @@ def build_components(
     _check_classes(config, model, splits, trainer)
     splits = splits.to(trainer.device)
     return Components(
-        splits, config.data.batch_size, model, augment, optimizer, schedule, trainer, evaluator, [*loggers.values()]
+        splits,
+        config.data.batch_size,
+        model,
+        augment,
+        optimizer,
+        schedule,
+        trainer,
+        evaluator,
+        [*loggers.values()],
+        keys,
     )
 
 
@@ -180,7 +190,10 @@ def _part(config: DictConfig, group: str) -> Any:
     return part
 
 
-def _optimizer(config: DictConfig, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
+def _optimizer(
+    config: DictConfig, model: nn.Module, device: torch.device
+) -> tuple[torch.optim.Optimizer, frozenset[str]]:
+    """Return the optimizer of ``model``, and which of its settings the config gives."""
     make = build(config, "optimizer")
     require(isinstance(make, functools.partial), "optimizer._partial_", config.optimizer.get("_partial_"), "true")
     with standing_at("optimizer"):
@@ -196,7 +209,8 @@ def _optimizer(config: DictConfig, model: nn.Module, device: torch.device) -> to
         lr = optimizer.param_groups[0]["lr"]
         require(math.isfinite(lr), "lr", lr, "a finite number")
         _begin_momentum(optimizer)
-        return optimizer
+        own = {"k", "alpha"} if make.func is Lookahead else set()  # which are no settings of the one inside
+        return optimizer, frozenset(_typed(make) - own)
 
 
 def _kernels(make: functools.partial[Any], device: torch.device) -> dict[str, bool]:
@@ -206,9 +220,14 @@ def _kernels(make: functools.partial[Any], device: torch.device) -> dict[str, bo
     """
     base = make.keywords.get("base", make) if make.func is Lookahead else make
     kind = getattr(base, "func", base)
-    typed = {**make.keywords, **getattr(base, "keywords", {})}.keys()
-    chosen = typed & {"fused", "foreach", "capturable", "differentiable"}
+    chosen = _typed(make) & {"fused", "foreach", "capturable", "differentiable"}
     return {"fused": True} if device.type == "cuda" and kind in _FUSED and not chosen else {}
+
+
+def _typed(make: functools.partial[Any]) -> set[str]:
+    """Return the names of the settings of an optimizer, and of the one inside, that the config gives."""
+    base = make.keywords.get("base")
+    return {*make.keywords, *getattr(base, "keywords", {})}
 
 
 def _begin_momentum(optimizer: torch.optim.Optimizer) -> None:

@@ -43,11 +43,13 @@ def run(
         if parent is not None and begun is None:
             _start_from(parent, parts)
         # a run that was begun before goes on by the rule of its time
-        state = State(parts, job.config.seed, STREAMS if begun is None else begun.info.get("streams", 0))
+        by = {"streams": STREAMS, "epochs_before": _epochs_of(parent)} if begun is None else begun.info
+        state = State(parts, job.config.seed, by.get("streams", 0), by.get("epochs_before", 0))
         checkpoints = None if begun is None else _go_on(state, parts, begun)
         if begun is not None and parent is not None and state.total_steps == 0:
             _start_from(parent, parts)
-    facts = parts.facts() | {"streams": STREAMS, "warm_start": None if parent is None else str(parent)}
+    facts = parts.facts() | {"streams": STREAMS, "epochs_before": state.epochs_before}
+    facts["warm_start"] = None if parent is None else str(parent)
     facts["dataset"]["split_seed"] = job.config.data.split_seed
     record = begin(job, begun, parts.loggers, facts)
     folder, checkpoints = record.folder, checkpoints or _checkpoints(record.folder, parts)
@@ -64,8 +66,7 @@ def run(
         for logger in parts.loggers:
             logger.start(folder.path, flatten(job.values()))
         done = [row for row in folder.history() if row["epoch"] < state.epoch]
-        if done and folder.info["epoch"] < done[-1]["epoch"]:  # cut off between the checkpoint and run.json
-            record.epoch(done[-1], checkpoints.first)
+        record.stand_at(done[-1] if done else None, checkpoints.first)
         if done:  # a study may not have heard of it either
             on_epoch(folder)
         Loop(parts, state, folder, checkpoints).fit(after_epoch)
@@ -132,6 +133,14 @@ def _start_from(parent: Path, parts: Components) -> None:
         raise UserError(f"{error}. Its preset may have changed since: type model=... as it is in {file}") from error
 
 
+def _epochs_of(parent: Path | None) -> int:
+    """Return how many epochs the weights of ``parent`` have been trained; random numbers go on after those."""
+    if parent is None:
+        return 0
+    info = RunFolder.open(parent).info
+    return int(info.get("epoch", 0)) + int(info.get("epochs_before", 0))
+
+
 def _checkpoints(run: RunFolder, parts: Components) -> Checkpoints:
     return Checkpoints(run, parts.evaluator.top_k, parts.model.state_dict())
 
@@ -150,4 +159,6 @@ def _go_on(state: State, parts: Components, begun: RunFolder) -> Checkpoints:
         state.load_state_dict(saved)
         past = most is not None and (state.total_steps > most or (state.total_steps == most and state.step > 0))
         require(not past, "trainer.max_steps", most, f"above {state.total_steps}, the steps taken before, or null")
+        cut = state.total_steps < (state.epoch - 1) * parts.steps + state.step and most != state.total_steps
+        require(not cut, "trainer.max_steps", most, f"{state.total_steps}, at which an epoch has ended before its time")
     return checkpoints

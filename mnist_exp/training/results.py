@@ -55,6 +55,8 @@ def score(
     def add(name: str, module: nn.Module, shifts: Sequence[tuple[int, int]] = PLAIN) -> None:
         for key, split in (("val", splits.val), ("test", test)):
             if split is not None:
+                if split is test and not scored["test"]:  # before, so that what is cut off counts too
+                    run.update(test_scored=run.test_scored + 1)
                 probs = parts.evaluator.probabilities(module, split, parts.trainer.autocast(), shifts)
                 scored[key][name] = probs
 

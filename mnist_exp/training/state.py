@@ -22,15 +22,17 @@ TRANSFORMS = 4  # of the streams of an epoch the first for transforms; each grou
 class State:
     """All that the next step of a training depends on. ``rule``: see ``STREAMS``.
 
+    ``epochs_before``: of the runs whose weights it begins with, so that it draws other random numbers than those.
     ``epoch`` (from 1) and ``step`` (from 0) of the next step to take; ``total_steps`` taken; ``base_lr``, the rate that
     the optimizer was built with; ``together``, how many batches are transformed at once; ``average`` of the weights, None
     if the schedule has none; ``device_draws`` and ``host_draws``, the random numbers of transforms and of mixing; ``sums``
     of loss and hits of this epoch.
     """
 
-    def __init__(self, parts: Components, seed: int, rule: int = STREAMS):
+    def __init__(self, parts: Components, seed: int, rule: int = STREAMS, epochs_before: int = 0):
         device = parts.trainer.device
-        self.seed, self.rule = seed, rule
+        self.seed, self.rule, self.epochs_before = seed, rule, epochs_before
+        self.typed = parts.optimizer_keys
         self.own_transforms = parts.splits.train.own_transforms
         self.steps, self.epochs = parts.steps, parts.schedule.total
         self.together = parts.together if rule >= 2 else 1
@@ -64,7 +66,7 @@ class State:
         return self._seed(3)
 
     def _seed(self, stream: int) -> int:
-        return stream_seed(self.seed, self.epoch, stream, self.rule)
+        return stream_seed(self.seed, self.epochs_before + self.epoch, stream, self.rule)
 
     def end_epoch(self) -> None:
         """Go on to the first step of the next epoch."""
@@ -161,7 +163,7 @@ class State:
             self.optimizer.load_state_dict(self._own_kernels(copy.deepcopy(saved)))
             _lay_out(self.optimizer)
             for group, found in zip(groups, self.optimizer.param_groups, strict=True):
-                for key in group.keys() & found.keys() - {"params", "lr"}:
+                for key in self.typed & group.keys() & found.keys() - {"lr"}:  # others may be counters of its own
                     if group[key] != found[key]:
                         return f"was trained with an optimizer whose {key} is {str(found[key])[:40]}, not {group[key]}"
             for parameter in parameters:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mnist_exp.config.request import quoted
+
 BATCH = 256  # of what is limited
 # what is not wanted where only throughput is measured
 _LIMITED = [f"data.batch_size={BATCH}", "data.val_size=0", "evaluate.test=false", "evaluate.tta_runs=1"]
@@ -42,7 +44,7 @@ def missing(name: str) -> str | None:
 
 def words(name: str, data: Path, seed: int, images: int, extra: list[str]) -> list[str]:
     """Return the words of ``python -m mnist_exp`` that train the competitor ``name`` in the folder ``run``."""
-    fixed = [f"seed={seed}", f"data.root={data}", "data.fallback=null", "hydra.run.dir=run"]
+    fixed = [f"seed={seed}", f"data.root={quoted(data)}", "data.fallback=null", "hydra.run.dir=run"]
     if OURS[name].limited:
         fixed += [f"trainer.max_steps={max(images // BATCH, 1)}", *_LIMITED]
     return ["-m", "mnist_exp", "train", *OURS[name].overrides, *fixed, *extra]

@@ -44,9 +44,14 @@ def share(found: Row, name: str) -> float | None:
 
 
 def ratios(found: Row, name: str, reference: str, value: Callable[[Row], float]) -> list[float]:
-    """Return ``value`` of a competitor over that of the ``reference`` in each round that has both."""
-    others = {row["round"]: value(row) for row in of(found, reference)}
-    return [value(row) / others[row["round"]] for row in of(found, name) if row["round"] in others]
+    """Return ``value`` of a competitor over that of the ``reference`` in each round of each call that has both."""
+    others = {_when(row): value(row) for row in of(found, reference)}
+    return [value(row) / others[_when(row)] for row in of(found, name) if _when(row) in others]
+
+
+def _when(row: Row) -> tuple[int | None, int]:
+    """Return what is equal for runs that are neighbours in time: the call of ``bench_peers.py``, and its round."""
+    return row.get("call"), row["round"]
 
 
 def spread(values: list[float], form: str = ".3g") -> str:

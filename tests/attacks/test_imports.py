@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from helpers import ROOT
+from helpers import ROOT, idx
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 COLUMNS = ",".join(["label", *(f"pixel{number}" for number in range(784))])
@@ -51,10 +51,6 @@ for line in sys.stdin:
             file.write(f"{taken} {time.process_time()} {'torch' in sys.modules}")
         os._exit(status)
 """
-
-
-def idx(array: np.ndarray) -> bytes:
-    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
 
 
 def idx_file(kind: int, sizes: list[int], content: bytes = b"") -> bytes:

@@ -1,8 +1,11 @@
 """What compare says of differences, on run folders made for the question."""
 
 import functools
+import json
+import shutil
 from pathlib import Path
 
+import hydra
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,12 +13,20 @@ from omegaconf import OmegaConf
 from scipy import stats
 
 from mnist_exp import compose, load_runs
+from mnist_exp.config.ours import config_folder
 from mnist_exp.runs.folder import RunFolder
 
 
 @functools.cache
 def composed(overrides: tuple[str, ...]) -> str:
     return OmegaConf.to_yaml(compose("data=sample", *overrides))
+
+
+@functools.cache
+def chosen(overrides: tuple[str, ...]) -> dict:
+    with hydra.initialize_config_dir(config_folder()):
+        found = hydra.compose("train", ["data=sample", *overrides], return_hydra_config=True)
+    return {"hydra": {"runtime": {"choices": OmegaConf.to_container(found.hydra.runtime.choices)}}}
 
 
 def make(
@@ -27,6 +38,7 @@ def make(
     swa: float | None = None,
     place: str = "runs",
     parent: str | None = None,
+    precision: str | None = None,
 ) -> None:
     """Write a finished run of 1,000 test images without training one."""
     config = composed(overrides).replace("seed: 42", f"seed: {seed}")
@@ -42,11 +54,10 @@ def make(
         "dataset": {"name": "sample", "train": 9, "val": 9, "test": 1000, "md5": "0", "split_seed": 0},
         "metrics": {"val_acc": test_acc, "test_acc": test_acc, "test_acc_tta": tta, "images_per_s": 1.0},
     }
+    info |= {"precision": precision} if precision else {}
     if swa is not None:
         info["metrics"]["test_acc_swa"] = swa
-    choices = dict(o.lstrip("+").split("=") for o in info["overrides"] if "." not in o.partition("=")[0])
-    hydra = OmegaConf.to_yaml({"hydra": {"runtime": {"choices": choices}}})
-    files = {"config.yaml": config, "hydra.yaml": hydra}
+    files = {"config.yaml": config, "hydra.yaml": OmegaConf.to_yaml(chosen(overrides))}
     RunFolder.create(Path(place, name).absolute(), info, files).unlock()
 
 
@@ -228,6 +239,28 @@ def test_names_are_the_shortest_paths_that_tell_runs_apart(command, place):
     assert all(f'"{name}"' in Path("page.html").read_text() for name in names)
 
 
+def test_runs_of_several_time_zones_are_in_the_order_of_time(command, place):
+    for name, moment in (
+        ("first", "2026-10-25T02:50:00+02:00"),
+        ("second", "2026-10-25T02:10:00+01:00"),
+        ("unknown", ""),
+    ):
+        make(name, 1, 99.0)
+        file = Path("runs", name, "run.json")
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"started": moment}))
+    assert load_runs("runs")["name"].tolist() == ["unknown", "first", "second"]
+    rows, _ = asked(command, "--last", "1")
+    assert [row["name"] for row in rows] == ["second"]
+
+
+def test_runs_that_do_not_tell_their_seed_are_grouped(command, place):
+    make("a", 1, 99.0)
+    file = Path("runs/a/run.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"seed": None}))
+    (row,), _ = asked(command, "--group-by")
+    assert (row["n"], row["test_acc_mean"]) == (0, 99.0)
+
+
 def test_whole_numbers_are_printed_whole(command, place):
     make("a1", 1, 99.0, "data.val_size=1000", "data.train_limit=2000")
     make("a2", 1, 99.0)
@@ -266,6 +299,72 @@ def test_what_was_typed_beside_an_experiment_is_not_hidden_by_it(command, place)
     (row,), _ = asked(command, "--baseline", "plain1", "--group-by", "experiment")
     assert row["test"] == "none: optimizer.lr varies"
     assert row["verdict"] == "cannot tell"
+
+
+def test_a_choice_typed_beside_an_experiment_is_not_hidden_by_it(command, place):
+    for seed in (1, 2, 3):
+        make(f"small{seed}", seed, 98.0 + seed / 10, "experiment=fast", "model=small_cnn")
+        make(f"accurate{seed}", seed, 99.0 + seed / 11, "experiment=accurate")
+    (row,), out = asked(command, "--baseline", "small1", "--group-by", "experiment")
+    assert (row["test"], row["verdict"]) == ("none: model varies", "cannot tell")
+    assert "no verdict" in out
+
+
+@pytest.mark.parametrize("baseline", ["with1", "without1"])
+def test_a_part_that_was_left_out_is_no_other_difference(command, place, baseline):
+    for seed in (1, 2, 3):
+        make(f"with{seed}", seed, 98.0 + seed / 10)
+        make(f"without{seed}", seed, 99.0 + seed / 11, "~augment.strong.erasing")
+    (row,), _ = asked(command, "--baseline", baseline, "--group-by", "augment.strong.erasing")
+    assert row["test"] == "paired t"
+    assert row["verdict"] == ("better" if baseline == "with1" else "worse")
+
+
+def test_devices_that_computed_in_another_precision_are_told_apart(command, place):
+    for seed in (1, 2, 3):
+        make(f"cpu{seed}", seed, 98.0 + seed / 10, "trainer.device=cpu", precision="bf16")
+        make(f"cuda{seed}", seed, 99.0 + seed / 11, "trainer.device=cuda", precision="fp32")
+    (row,), _ = asked(command, "--baseline", "cpu1", "--group-by", "trainer.device")
+    assert row["test"] == "none: trainer.precision varies"
+
+
+@pytest.mark.parametrize(("group", "key"), [("optimizer", "optimizer.lr"), ("model", "model.ghost_batch_size")])
+def test_what_varies_below_a_choice_is_told_and_matched(command, place, group, key):
+    choices, values = {
+        "optimizer": (("sgd", "adamw"), (0.001, 0.1)),
+        "model": (("small_cnn", "wide_small_resnet"), (16, 32)),
+    }[group]
+    gains = {}
+    for seed in (1, 2, 3):
+        for value, score in zip(values, (97.0, 99.4), strict=True):
+            gains[seed, value] = 0.1 + seed / 100 + value / 1000
+            for choice, gain in zip(choices, (0.0, gains[seed, value]), strict=True):
+                make(f"{choice}-{value}-{seed}", seed, score + gain, f"{group}={choice}", f"{key}={value}")
+    rows, out = asked(command, "--group-by", group)
+    assert [row["varies"] for row in rows] == [key, key]
+    assert f"{key} varies inside this group" in out
+    first = f"{choices[0]}-{values[0]}-1"
+    (row,), _ = asked(command, "--baseline", first, "--group-by", group)
+    assert (row["n"], row["test"], row["verdict"]) == (6, "paired t", "better")
+    assert row["p"] == pytest.approx(stats.ttest_1samp(list(gains.values()), 0).pvalue)
+    ask = ["--filter", f"{group} == '{choices[0]}' or {key} == {values[0]}", "--baseline", first, "--group-by", group]
+    (row,), _ = asked(command, *ask)
+    assert (row["test"], row["verdict"]) == (f"none: {key} varies", "cannot tell"), "one has values the other lacks"
+
+
+def test_runs_without_a_config_repeat_nothing(command, place):
+    for seed in (1, 2):
+        make(f"small{seed}", seed, 98.0 + seed / 10, "model=small_cnn", "optimizer.lr=0.02")
+        make(f"wide{seed}", seed, 99.0 + seed / 11, "model=wide_small_resnet", "optimizer.lr=0.03")
+    for name in ("small1", "wide2"):
+        shutil.rmtree(f"runs/{name}/.hydra")
+        info = json.loads(Path("runs", name, "run.json").read_text())
+        Path("runs", name, "run.json").write_text(json.dumps(info | {"recipe": None}))
+    rows, out = asked(command, "--group-by")
+    assert [row["n"] for row in rows] == [1, 1, 1, 1]
+    assert "small1 stands alone: it has no config" in out
+    (row,), _ = asked(command, "--baseline", "small1", "--group-by", "optimizer.lr")
+    assert (row["test"], row["verdict"]) == ("none: recipe varies", "cannot tell")
 
 
 def test_what_other_runs_have_typed_hides_nothing(command, place):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import SMALL, info, only_run
+from helpers import SMALL, idx, info, only_run
 
 from mnist_exp.data import formats
 from mnist_exp.data.formats import SOURCES, Source, parse_idx
@@ -18,10 +18,6 @@ from mnist_exp.data.sets import Data
 from mnist_exp.data.splits import Split, stratified
 from mnist_exp.errors import UserError
 from mnist_exp.vision import import_torchvision
-
-
-def idx(array: np.ndarray) -> bytes:
-    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
 
 
 @pytest.fixture

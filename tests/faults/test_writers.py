@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from faulty import RUN
-from helpers import SLOW, assert_same_result, info, start, wait_for_epochs
+from helpers import SLOW, assert_same_result, idx, info, start, wait_for_epochs
 
 from mnist_exp.data.formats import IDX, read
 from mnist_exp.errors import UserError
@@ -108,8 +107,7 @@ def digits(folder: Path, label: int) -> Path:
     folder.mkdir()
     for name in IDX:
         array = np.full((30, 28, 28) if "images" in name else 30, label, np.uint8)
-        header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
-        (folder / name).write_bytes(header + array.tobytes())
+        (folder / name).write_bytes(idx(array))
     return folder
 
 

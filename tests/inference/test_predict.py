@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, SMALL
+from helpers import ROOT, SMALL, idx
 from PIL import Image
 
 from mnist_exp import load_model
@@ -24,10 +24,6 @@ from mnist_exp.runs import figures as figures_module
 from mnist_exp.runs.figures import drawn
 
 HEADER = ["file", "label", "confidence", "second", "second_confidence", "note"]
-
-
-def idx(images: np.ndarray) -> bytes:
-    return bytes([0, 0, 8, images.ndim]) + struct.pack(f">{images.ndim}I", *images.shape) + images.tobytes()
 
 
 def answers(text: str) -> list[dict[str, str]]:

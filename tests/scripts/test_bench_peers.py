@@ -6,12 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from helpers import ROOT
+from helpers import ROOT, write_digits
 from PIL import Image
-
-from mnist_exp.data.formats import IDX, read_sample
 
 SCRIPTS = ROOT / "scripts"
 
@@ -57,10 +54,13 @@ def test_ratios_are_of_the_same_round():
     fast = [row("fast", 1, 200.0, 99.0), row("fast", 2, 1200.0, 99.0), row("fast", 3, 1.0, 99.0)]
     skipped = {"competitor": "keras", "round": 1, "status": "skipped", "reason": "it is not installed"}
     matmul = [{"fp32": 1e6, "bf16": 2e6, "threads": 1}]
+    later = row("fast", 1, 7.0, 99.0) | {"call": 2}
     found = {"runs": [*one, *fast, skipped], "operations": {"fast": 1e3}, "matmul": matmul, "machine": {"cpu": "any"}}
     text = table(found)
     line = next(line for line in text.splitlines() if line.startswith("fast"))
     assert "2.5 (2 to 3)" in line
+    both = table(found | {"runs": [*one, *fast, later]})
+    assert "2.5 (2 to 3)" in both, "the first round of another call was at another time"
     assert " 20.0 %" in line, "200 images/s of 1,000 operations each, of 1e6"
     assert "keras: skipped, it is not installed" in text
 
@@ -75,15 +75,7 @@ def bench(*arguments: str) -> str:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_peers_are_measured_once_each(place):
-    images, labels = read_sample()
-    order = np.random.default_rng(0).permutation(len(labels))[:1000]
-    images, labels = images[order], labels[order].astype(np.uint8)
-    raw = place / "data" / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    parts = (images[:800], labels[:800], images[800:], labels[800:])
-    for name, part in zip(IDX, parts, strict=True):
-        sizes = np.array(part.shape, ">u4").tobytes()
-        (raw / name).write_bytes(bytes([0, 0, 8, part.ndim]) + sizes + part.tobytes())
+    write_digits(place / "data", 800, 200)
     common = ["--data", "data", "--output", "out", "--rounds", "1", "--epochs", "2", "--images", "256"]
     small = ["data=sample", "data.train_limit=800", "model.channels=[4,8,8]"]
     peers = ["example", "dense", "one_epoch", "original_bf16"]

@@ -38,12 +38,15 @@ def test_the_readmes_table_is_that_of_its_json():
 
 
 def test_what_a_row_names_still_composes_to_its_recipe():
-    from rungs import recipe_of
+    from rungs import recipe_of_config
 
-    for name, row in json.loads((ROOT / ".github/ladder.json").read_text()).items():
+    rows = json.loads((ROOT / ".github/ladder.json").read_text())
+    for name, row in rows.items():
         if "runs" in row:
             found = OmegaConf.to_container(compose(*row["overrides"]))
-            assert recipe_of(found) == row["recipe"], f"{name} is another recipe now: run it again"
+            assert recipe_of_config(found) == row["recipe"], f"{name} is another recipe now: run it again"
+        for member in row.get("members", ()):
+            assert member["recipe"] == rows[member["row"]]["recipe"], f"{name} has members of another recipe"
 
 
 def test_rows_are_summed_up_over_their_seeds():
@@ -68,7 +71,7 @@ def test_rows_are_summed_up_over_their_seeds():
     command = "`train experiment=fast` | 99.50 % (99.34 to 99.62) | 1: 99.40, 2: 99.60, 3: 99.50 (test scored 2 times)"
     assert f"{command} | 99.60 % | 99.00 % | 51 s | 2 min | CPU, bf16 |" in fast
     assert (
-        "the runs of `fast` 1, 2 | 99.80 % (99.70 to 99.90) | 20 wrong | 99.80 % | - | 2 min | 5 min | CPU, bf16 |"
+        "the runs of `fast` 1, 2 | 99.80 % (99.70 to 99.90), with TTA | 20 wrong | 99.80 % | - | 2 min | 5 min | CPU, bf16 |"
         in ensemble
     )
 
@@ -154,6 +157,11 @@ def test_a_row_is_of_one_recipe_one_machine_and_a_run_for_each_seed(rung):
     with pytest.raises(UserError, match="several data"):
         measured(Path("rungs"))
     shutil.rmtree(run)
+    shutil.rmtree(rung("one", 2, warm_start="outputs/runs/another"))
+    run = rung("two", 1, warm_start="outputs/runs/another")
+    with pytest.raises(UserError, match="rungs/two/seed-1 trained outputs/runs/another further, so it is no part"):
+        measured(Path("rungs"))
+    shutil.rmtree("rungs/two")
     run = rung("one", 2)
     config = run / ".hydra" / "config.yaml"
     config.write_text(config.read_text().replace("k: 5", "k: 6"))
@@ -214,6 +222,15 @@ def test_an_ensemble_is_read_from_its_evaluation(rung, place):
         ensemble("rungs/one/seed-1", "rungs/one/seed-2", **changes)
         with pytest.raises(UserError, match=problem):
             measured(Path("rungs"))
+    info = json.loads(Path("rungs/one/seed-1/run.json").read_text())
+    rung("other", 1, device_name="another CPU")
+    ensemble("rungs/one/seed-1", "rungs/other/seed-1")
+    with pytest.raises(UserError, match="rungs/both is of runs of several machines"):
+        measured(Path("rungs"))
+    Path("rungs/other/seed-1/run.json").write_text(json.dumps(info | {"versions": info["versions"] | {"torch": "1"}}))
+    with pytest.raises(UserError, match="rungs/both is of runs of several versions of torch"):
+        measured(Path("rungs"))
+    shutil.rmtree("rungs/other")
     shutil.move("rungs/one", "elsewhere")
     ensemble("elsewhere/seed-1", "elsewhere/seed-2")
     with pytest.raises(UserError, match="does not lie in rungs"):
@@ -262,11 +279,11 @@ def test_files_that_cannot_be_taken_are_named_and_nothing_is_written(rung, calle
     assert Path("README.md").read_text() == README
 
 
-def published(*scores: float, **changes) -> dict:
+def published(*scores: float, first: int = 1, **changes) -> dict:
     runs = [
         {"seed": seed, "test_acc": score, "test_acc_tta": score + 0.1, "val_acc": None, "train_seconds": 30.0}
         | {"seconds": 40.0}
-        for seed, score in enumerate(scores, 1)
+        for seed, score in enumerate(scores, first)
     ]
     row = {"overrides": ["experiment=fast"], "recipe": "abc", "dataset": {"test": 10_000}, "runs": runs}
     return row | {"device_name": "CPU", "precision": "bf16"} | changes
@@ -276,16 +293,28 @@ def test_a_verdict_is_of_the_same_recipe_and_data_alone(capsys):
     from reproduce import tell, verdict
 
     row = published(99.50, 99.52, 99.51, 99.53)
-    assert "no difference can be told" in verdict(row, published(99.51, 99.53, 99.50, 99.52))
-    assert "they differ" in verdict(row, published(99.1, 99.14, 99.11, 99.12))
+    assert "no difference can be told" in verdict(row, published(99.51, 99.53, 99.50, 99.52, first=5))
+    assert "they differ" in verdict(row, published(99.1, 99.14, 99.11, 99.12, first=5))
     assert verdict(row, published(99.1)) == "too few seeds for a test"
     assert "another recipe" in verdict(row, published(99.5, 99.5, recipe="other"))
     assert "another data" in verdict(row, published(99.5, 99.5, dataset={"test": 1000}))
-    tell(row, published(99.1, 99.2))
+    tell(row, published(99.1, 99.2, first=5))
     told = capsys.readouterr().out
     assert "published  test 99.515 %" in told
     assert "with TTA 99.250 %" in told
     assert "difference -0.365 points" in told
+
+
+def test_seeds_that_were_published_are_no_new_ones(capsys):
+    from reproduce import beside, tell, verdict
+
+    row = published(99.50, 99.54, 99.51)
+    assert beside(published(99.50, 99.54), row) == ({1: 99.50, 2: 99.54}, {1: 99.50, 2: 99.54}), "the same alone"
+    assert verdict(row, published(99.50, 99.54)) == "the same seeds give the same digits"
+    assert verdict(row, published(99.51, 99.56, 99.52)).startswith("paired t")
+    assert beside(published(99.51, 99.40, 99.60, first=3), row)[0] == {4: 99.40, 5: 99.60}, "3 is on both sides"
+    tell(row, published(99.50, 99.54))
+    assert "difference +0.000 points" in capsys.readouterr().out, "of the seeds that both have"
 
 
 def test_the_verdict_on_an_ensemble_asks_for_the_same_members():
@@ -374,7 +403,7 @@ def test_the_ablations_take_away_one_idea_each(command):
     expected = {
         "mixing": ["augment.mix.prob"],
         "ghosts": ["model.ghost_batch_size"],
-        "lookahead": ["optimizer"],
+        "lookahead": [f"optimizer.{key}" for key in ("_target_", "base", "k", "alpha")],
         "swa": ["schedule.swa_start"],
         "strong": ["augment.strong.crop.padding", "augment.strong.rotation.degrees"],
         "erasing": ["augment.strong.erasing"],
@@ -434,5 +463,5 @@ def test_the_ladder_is_made_from_run_folders_and_a_row_is_run_again(place, comma
     done = script("reproduce", "small", "optimizer.lr=0.5", "--seeds", "3", *again)
     assert "no verdict, as it is another recipe" in done.stdout
     shutil.copytree("again/small/seed-3", "rungs/small/seed-3")
-    assert "rungs/small holds runs of several recipes" in script("ladder", "rungs", "--output", "out").stderr
+    assert "rungs/small is of runs of several recipes" in script("ladder", "rungs", "--output", "out").stderr
     assert "it must be a row of out/ladder.json: ensemble, small" in script("reproduce", "none", *again).stderr

@@ -210,6 +210,14 @@ def test_the_search_takes_other_experiments_metrics_and_dimensions(command, plac
     assert first.value == info(place / "outputs/sweeps/other/trial-0")["metrics"]["val_loss"]
 
 
+def test_the_baseline_has_the_configured_choice_of_a_group(command, place):
+    done = command(*TINY, *STILL, "schedule=choice(cosine_swa,cosine)", "hydra.sweeper.n_trials=1")
+    assert done.status == 0, done.err
+    assert "of the baseline is outside" not in done.out + done.err
+    (trial,) = trials(place)
+    assert trial.params == {"schedule": "cosine_swa"}
+
+
 def test_the_baseline_may_be_a_whole_number_in_a_range_of_any(command, place):
     done = command(*TINY, *STILL, "augment.strong.rotation.degrees=interval(2,10)", "hydra.sweeper.n_trials=1")
     assert done.status == 0, done.err

@@ -314,7 +314,12 @@ def test_a_run_is_not_scored_by_damaged_weights(command, place, monkeypatch):
     weights.unlink()
     done = command("train", "resume=cut")
     assert done.status == 0, done.err
-    assert info(place / "cut")["status"] == "finished"
+    about = info(place / "cut")
+    assert (about["status"], about["test_scored"]) == ("finished", 1), "damaged weights scored nothing"
+    kept = [int(path.stem.rpartition("epoch")[2]) for path in (place / "cut" / "checkpoints").glob("*_ckpt_epoch*.pth")]
+    assert about["best_epoch"] in (kept or [None])
+    done = command("evaluate", "cut")
+    assert done.status == 0, done.err
 
 
 def test_a_warm_restart_needs_whole_weights(command, place):

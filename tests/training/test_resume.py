@@ -137,6 +137,7 @@ def test_a_finished_run_is_trained_further_in_a_new_one_from_resume_lr(command, 
     assert (place / "first" / "run.json").read_text() == before
     run = only_run(place)
     assert info(run)["warm_start"] == str(place / "first")
+    assert info(run)["epochs_before"] == len(rows(place / "first")), "whose random numbers it does not draw again"
     assert float(rows(run)[0]["lr"]) == pytest.approx(1e-4)
     assert len(rows(run)) == 3
     first, second = float(rows(place / "first")[-1]["train_loss"]), float(rows(run)[0]["train_loss"])
@@ -340,6 +341,35 @@ def test_a_signal_in_the_last_step_of_all_can_be_resumed(command, place, monkeyp
     with monkeypatch.context() as patch:
         patch.setenv("INTERRUPT_IN_STEP", "3")
         assert command(*arguments, "hydra.run.dir=cut").status == 130
+    before = (place / "cut" / "run.json").read_bytes()
+    done = command("train", "resume=cut", "trainer.max_steps=null")
+    assert done.status == 2
+    assert "trainer.max_steps is None; it must be 3, at which an epoch has ended before its time" in done.err
+    assert (place / "cut" / "run.json").read_bytes() == before
     done = command("train", "resume=cut")
     assert done.status == 0, done.err
+    assert_same_result(place / "whole", place / "cut")
+
+
+def test_a_run_that_was_cut_off_while_it_scored_test_has_scored_it(command, place, monkeypatch):
+    monkeypatch.setenv("MNIST_EXP_ALLOW", "stopper.*")
+    with monkeypatch.context() as patch:
+        patch.setenv("STOP_IN_TEST", "2")
+        assert command(*SMALL, "evaluate._target_=stopper.Ender", "hydra.run.dir=cut").status == 9
+    assert info(place / "cut")["test_scored"] == 1
+    assert "test_acc" not in info(place / "cut")["metrics"]
+    assert command("train", "resume=cut").status == 0
+    assert info(place / "cut")["test_scored"] == 2
+
+
+def test_an_optimizer_that_counts_among_its_settings_goes_on(command, place, monkeypatch):
+    monkeypatch.setenv("MNIST_EXP_ALLOW", "stopper.*")
+    arguments = [*SMALL, "model._target_=stopper.Net", "optimizer.base._target_=stopper.Counting"]
+    assert command(*arguments, "hydra.run.dir=whole").status == 0
+    with monkeypatch.context() as patch:
+        patch.setenv("INTERRUPT_IN_STEP", "3")
+        assert command(*arguments, "hydra.run.dir=cut").status == 130
+    done = command("train", "resume=cut")
+    assert done.status == 0, done.err
+    assert "starting from the first epoch" not in done.out
     assert_same_result(place / "whole", place / "cut")

@@ -11,7 +11,7 @@ from helpers import SMALL, assert_same_result, info
 from mnist_exp import compose
 from mnist_exp.data.splits import LoaderSplit
 from mnist_exp.training.components import Components, build_components
-from mnist_exp.training.state import stream_seed
+from mnist_exp.training.state import State, stream_seed
 
 
 def draws(seed: int) -> list[float]:
@@ -41,6 +41,18 @@ def test_epochs_and_streams_of_a_run_differ():
         # the low half, which is all that a CPU takes
         low = {stream_seed(seed, epoch, stream) % 2**32 for epoch in range(1, 300) for stream in range(4)}
         assert len(low) == 299 * 4
+
+
+def test_a_run_trained_further_draws_as_if_it_went_on():
+    parts = build_components(compose(*SMALL[1:], "data=sample", "model=small_cnn"))
+    whole, further = State(parts, 7), State(parts, 7, epochs_before=4)
+    whole.epoch = 5
+    assert (further.epoch, further.order_seed) == (1, whole.order_seed)
+    for state in (whole, further):
+        state.begin_epoch()
+        state.begin_group()
+    for name in ("device_draws", "host_draws"):
+        assert torch.equal(getattr(whole, name).get_state(), getattr(further, name).get_state())
 
 
 def test_two_seeds_train_on_different_batches(command, place):
