@@ -6,8 +6,7 @@
 (model=small_cnn) and the wide network (the default composition): the loop and the bare step in images/s, plain and
 through torch.compile; and the original's loop, the wide network with plain batch norm under bf16 autocast on pictures of
 four DataLoader processes, as long as a GPU waits for them. --whole then times `train experiment=obscure_full`, its 250
-epochs and scores, and copies its history, metrics and pictures; the same command goes on with it where it was cut off.
---output gets gpu.json, written after each measurement.
+epochs and scores, and copies its history, metrics and pictures. --output gets gpu.json, written after each measurement.
 """
 
 import argparse
@@ -59,12 +58,8 @@ def whole(data: Path, output: Path, overrides: list[str]) -> dict[str, Any]:
     """Train ``experiment=obscure_full`` as a user would; return its wall time, memory and metrics."""
     place = output / "whole"
     place.mkdir(exist_ok=True)
-    words = ["-m", "mnist_exp", "train"]
-    if is_run(place / "run"):  # cut off by an earlier call
-        words += ["resume=run"]
-    else:
-        words += ["experiment=obscure_full", f"data.root={quoted(data)}", "data.fallback=null"]
-        words += [*overrides, "hydra.run.dir=run"]
+    words = ["-m", "mnist_exp", "train", "experiment=obscure_full", f"data.root={quoted(data)}", "data.fallback=null"]
+    words += [*overrides, "hydra.run.dir=run"]
     done = run_process(words, place)
     command = " ".join(["python", *words])
     if done.status:
@@ -74,7 +69,7 @@ def whole(data: Path, output: Path, overrides: list[str]) -> dict[str, Any]:
         for file in (place / "run").glob(pattern):
             shutil.copy(file, output)
     shutil.rmtree(place)
-    facts = {key: about[key] for key in ("device_name", "precision", "memory_format", "seconds", "resumed", "metrics")}
+    facts = {key: about[key] for key in ("device_name", "precision", "memory_format", "seconds", "metrics")}
     return {"command": command, "wall_seconds": done.seconds, "memory_mib": done.memory_mib, **facts}
 
 
@@ -92,6 +87,10 @@ def main() -> None:
     device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         print("there is no CUDA device here; --device cpu tries the script out", file=sys.stderr)
+        raise SystemExit(2)
+    begun = options.output / "whole" / "run"
+    if options.whole and is_run(begun):
+        print(f"{begun} is of an earlier call: `train resume={begun}` goes on with it; or delete it", file=sys.stderr)
         raise SystemExit(2)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "none"
     options.output.mkdir(parents=True, exist_ok=True)

@@ -131,20 +131,21 @@ def tell(row: Row, found: Row) -> None:
         if has["tta"] is not None and "members" not in one:
             print(f"{'':10} with TTA {has['tta']:.3f} %")
         print(f"{'':10} {has['train_seconds']:.0f} s of training on {one['device_name']}, {one['precision']}")
-    again, published = (
-        [summary(one)["test_acc"]] if "members" in one else [*one.values()] for one in beside(found, row)
-    )
-    print(f"difference {statistics.mean(again) - statistics.mean(published):+.3f} points: {verdict(row, found)}")
+    if "members" in row:
+        difference, of = summary(found)["test_acc"] - summary(row)["test_acc"], ""
+    else:
+        again, published = beside(found, row)
+        difference = statistics.mean(again.values()) - statistics.mean(published.values())
+        of = f" (seeds {', '.join(map(str, again))} against {', '.join(map(str, published))})"
+    print(f"difference {difference:+.3f} points{of}: {verdict(row, found)}")
 
 
-def beside(found: Row, row: Row) -> tuple[Row, Row]:
+def beside(found: Row, row: Row) -> tuple[dict[int, float], dict[int, float]]:
     """Return the test accuracy of each seed that was ``found``, and of each published one it is to be held against.
 
     Seeds that were not published before are held against all of those that were, and stand alone where there are any;
-    a repetition of published ones against these same seeds. Ensembles are returned as they are.
+    a repetition of published ones against these same seeds.
     """
-    if "members" in row:
-        return found, row
     again, published = ({run["seed"]: run["test_acc"] for run in one["runs"]} for one in (found, row))
     others = {seed: accuracy for seed, accuracy in again.items() if seed not in published}
     return (others, published) if others else (again, {seed: published[seed] for seed in again})
@@ -164,7 +165,7 @@ def verdict(row: Row, found: Row) -> str:
         return told if sizes[0] == sizes[1] else f"{told}, though of {sizes[0]} members instead of {sizes[1]}"
     scores = beside(found, row)
     if scores[0] == scores[1]:
-        return "the same seeds give the same digits"
+        return "the same seeds have the same accuracies"
     test = compare_groups(*({seed: [accuracy] for seed, accuracy in one.items()} for one in scores))
     if test.p is None:
         return "too few seeds for a test"

@@ -255,7 +255,7 @@ def _varying(groups: Sequence[pd.DataFrame], keys: Sequence[str] | None) -> list
     pooled = list(itertools.chain(*configs))
     folders = [RunFolder.open(Path(path)) for members in groups for path in members["path"]]
     if any(_sets_any(key, pooled, folders) for key in keys):
-        named = sorted({key for run in folders for key in run.named()})
+        named = sorted({key for run in folders for key in run.named()} - {"seed"})
         runs = itertools.chain.from_iterable((run for _, run in members.iterrows()) for members in groups)
         pooled = [{key: config.get(key) for key in named} for config in (_composed(run, named) for run in runs)]
     between = {key for key in _differing(pooled, keys) if not recipe.below(key, keys)}
@@ -277,21 +277,24 @@ def _differing(configs: Sequence[dict[str, Any]], keys: Sequence[str] = ()) -> s
 
 def _sets_any(key: str, configs: Sequence[dict[str, Any]], folders: Sequence[RunFolder]) -> bool:
     """Whether ``key`` is a choice that stands nowhere in ``configs``, such as experiment."""
+    if recipe.below(key, (*recipe.PLACES, "seed")):
+        return False
     inside = any(recipe.below(known, [key]) for config in configs for known in config)
-    return not inside and any(key in run.choices() for run in folders)
+    return not inside and any(key in run.choices() or key in run.named() for run in folders)
 
 
 def _composed(run: Any, keys: Sequence[str] = ()) -> dict[str, Any]:
     """Return the recipe of a run as it was composed: references to other keys stay, since these are named themselves.
 
-    Of ``keys`` also those that are no values: the choice of a group, or what stands below. Of a run without a config
-    "recipe" is a value that no other has.
+    Of ``keys`` also those that are no values: the choice of a group, or what stands below; and "recipe", its digest, or of
+    a run without a config what no other has.
     """
     begun = {"warm_start": run["warm_start"]} if isinstance(run.get("warm_start"), str) else {}
     computed = {key: run[key] for key in ("trainer.precision",) if isinstance(run.get(key), str)}
     folder = RunFolder(Path(run["path"]), {})
-    config = folder.config()
-    found = begun | (recipe.values(config, follow=False) if config else {"recipe": run["path"]}) | computed
+    found = begun | recipe.values(folder.config(), follow=False) | computed
+    if "recipe" in keys:
+        found["recipe"] = run["recipe"] if isinstance(run["recipe"], str) else run["path"]
     return {key: folder.composed(key) for key in keys if key not in found} | found
 
 

@@ -78,7 +78,9 @@ class RunsSweeper(BasicSweeper):
 
 def _interval(row: Any, name: str) -> str:
     low, high = (row[f"{name}_acc_{end}"] for end in ("low", "high"))
-    return "no interval: they are equal" if math.isnan(low) else f"{low:.2f} to {high:.2f}"
+    if math.isnan(low):
+        return "no interval: of one" if math.isnan(row[f"{name}_acc_std"]) else "no interval: they are equal"
+    return f"{low:.2f} to {high:.2f}"
 
 
 def _told_by_seeds(runs: pd.DataFrame) -> list[str]:

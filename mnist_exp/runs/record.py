@@ -46,8 +46,13 @@ class Record:
         return self.seconds_before + time.monotonic() - self.clock
 
     def epoch(self, row: dict[str, Any], best: dict[str, Any] | None) -> None:
-        """Write down an epoch: its ``row`` of the history, and which epoch is the ``best`` so far."""
-        speeds = [r["images_per_s"] for r in self.folder.history()]
+        """Write down an epoch, and log it: its ``row`` of the history, and which epoch is the ``best`` so far."""
+        self._write(row, best)
+        for logger in self.loggers:
+            logger.log({k: v for k, v in row.items() if isinstance(v, float)}, row["epoch"])
+
+    def _write(self, row: dict[str, Any], best: dict[str, Any] | None) -> None:
+        speeds = [r["images_per_s"] for r in self.folder.history() if r["epoch"] <= row["epoch"]]
         metrics = {"images_per_s": round(statistics.median(speeds), 1)}
         if best is not None:
             metrics |= {key: best[key] for key in ("val_acc", "val_loss")}
@@ -57,18 +62,19 @@ class Record:
             metrics=metrics,
             best_epoch=None if best is None else best["epoch"],
         )
-        for logger in self.loggers:
-            logger.log({k: v for k, v in row.items() if isinstance(v, float)}, row["epoch"])
 
     def stand_at(self, row: dict[str, Any] | None, best: dict[str, Any] | None) -> None:
         """Write down where a run that goes on stands, if run.json says anything else: after which epoch; None: the start."""
         there = (0 if row is None else row["epoch"], None if best is None else best["epoch"])
-        if (self.folder.info.get("epoch", 0), self.folder.info.get("best_epoch")) == there:
+        said = (self.folder.info.get("epoch", 0), self.folder.info.get("best_epoch"))
+        if said == there:
             return
         if row is None:
             self.folder.update(epoch=0, metrics={}, best_epoch=None)
-        else:
+        elif row["epoch"] > said[0]:  # cut off between the checkpoint and run.json
             self.epoch(row, best)
+        else:
+            self._write(row, best)
 
     def finish(self, metrics: dict[str, Any]) -> None:
         """Take down the final ``metrics``, to be written with the status."""

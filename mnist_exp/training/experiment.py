@@ -66,7 +66,8 @@ def run(
         for logger in parts.loggers:
             logger.start(folder.path, flatten(job.values()))
         done = [row for row in folder.history() if row["epoch"] < state.epoch]
-        record.stand_at(done[-1] if done else None, checkpoints.first)
+        if done or state.epoch == 1:
+            record.stand_at(done[-1] if done else None, checkpoints.first)
         if done:  # a study may not have heard of it either
             on_epoch(folder)
         Loop(parts, state, folder, checkpoints).fit(after_epoch)
@@ -159,6 +160,7 @@ def _go_on(state: State, parts: Components, begun: RunFolder) -> Checkpoints:
         state.load_state_dict(saved)
         past = most is not None and (state.total_steps > most or (state.total_steps == most and state.step > 0))
         require(not past, "trainer.max_steps", most, f"above {state.total_steps}, the steps taken before, or null")
-        cut = state.total_steps < (state.epoch - 1) * parts.steps + state.step and most != state.total_steps
-        require(not cut, "trainer.max_steps", most, f"{state.total_steps}, at which an epoch has ended before its time")
+        limit = (begun.config().get("trainer") or {}).get("max_steps")
+        cut = limit == state.total_steps < (state.epoch - 1) * parts.steps and state.step == 0 and most != limit
+        require(not cut, "trainer.max_steps", most, f"{limit}, at which its last epoch has ended before its time")
     return checkpoints

@@ -47,7 +47,7 @@ def make(
         "prefix": "x",
         "warm_start": parent,
         "seed": seed,
-        "overrides": ["data=sample", *overrides],
+        "overrides": ["data=sample", *overrides, f"seed={seed}"],
         "epoch": 1,
         "epochs": 1,
         "started": f"2026-01-01T00:00:{seed:02}",
@@ -310,6 +310,17 @@ def test_a_choice_typed_beside_an_experiment_is_not_hidden_by_it(command, place)
     assert "no verdict" in out
 
 
+def test_other_seeds_are_no_other_difference(command, place):
+    for seed in (1, 2, 3, 4, 5):
+        make(f"accurate{seed}", seed, 99.0 + seed / 11, "experiment=accurate")
+    for seed in (1, 2, 3):
+        make(f"fast{seed}", seed, 98.0 + seed / 10, "experiment=fast")
+    (row,), _ = asked(command, "--baseline", "fast1", "--group-by", "experiment")
+    assert (row["n"], row["n_baseline"], row["test"], row["verdict"]) == (5, 3, "Welch's t", "better")
+    (row, _), _ = asked(command, "--group-by", "experiment")
+    assert row["varies"] != row["varies"], "nothing does"
+
+
 @pytest.mark.parametrize("baseline", ["with1", "without1"])
 def test_a_part_that_was_left_out_is_no_other_difference(command, place, baseline):
     for seed in (1, 2, 3):
@@ -365,6 +376,9 @@ def test_runs_without_a_config_repeat_nothing(command, place):
     assert "small1 stands alone: it has no config" in out
     (row,), _ = asked(command, "--baseline", "small1", "--group-by", "optimizer.lr")
     assert (row["test"], row["verdict"]) == ("none: recipe varies", "cannot tell")
+    make("small3", 2, 97.0, "model=small_cnn", "optimizer.lr=0.02", "optimizer.k=7")
+    rows, _ = asked(command, "--group-by", "optimizer.lr")
+    assert [(row["n"], row["varies"]) for row in rows] == [(3, "recipe"), (2, "recipe")], "each recipe by itself"
 
 
 def test_what_other_runs_have_typed_hides_nothing(command, place):

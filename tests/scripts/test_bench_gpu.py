@@ -30,22 +30,17 @@ def test_the_originals_speed_is_of_the_images_that_were_trained(bench, monkeypat
     assert bench.of_pictures(Path(), 1_000_000, torch.device("cpu")) == 3.5, "7 images, in 2 s of the second epoch"
 
 
-def test_the_whole_run_goes_on_where_it_was_cut_off(bench, monkeypatch, place):
-    from measure import Finished
-
-    asked: list[list[str]] = []
-
-    def cut_off(words, folder):
-        asked.append(words[3:])
-        (folder / "run").mkdir(exist_ok=True)
-        (folder / "run" / "run.json").write_text("{}")
-        (folder / "printed.txt").write_text("killed")
-        return Finished(1, 1.0, 1.0, 1.0, folder / "printed.txt")
-
-    monkeypatch.setattr(bench, "run_process", cut_off)
-    assert [bench.whole(Path("/a,b"), place, ["trainer.device=cpu"])["failed"] for _ in range(2)] == ["killed"] * 2
-    fresh = ["experiment=obscure_full", "data.root='/a,b'", "data.fallback=null", "trainer.device=cpu"]
-    assert asked == [[*fresh, "hydra.run.dir=run"], ["resume=run"]]
+def test_a_whole_run_that_was_cut_off_is_left_to_resume(bench, monkeypatch, place, capsys):
+    run = Path("out/whole/run")
+    run.mkdir(parents=True)
+    (run / "run.json").write_text("{}")
+    words = ["bench_gpu.py", "--data", "data", "--output", "out", "--device", "cpu", "--whole"]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as ended:
+        bench.main()
+    assert ended.value.code == 2
+    assert "train resume=out/whole/run" in capsys.readouterr().err
+    assert not Path("out/gpu.json").exists()
 
 
 def test_a_whole_run_that_failed_is_kept_and_ends_with_1(bench, monkeypatch, place):

@@ -310,11 +310,11 @@ def test_seeds_that_were_published_are_no_new_ones(capsys):
 
     row = published(99.50, 99.54, 99.51)
     assert beside(published(99.50, 99.54), row) == ({1: 99.50, 2: 99.54}, {1: 99.50, 2: 99.54}), "the same alone"
-    assert verdict(row, published(99.50, 99.54)) == "the same seeds give the same digits"
+    assert verdict(row, published(99.50, 99.54)) == "the same seeds have the same accuracies"
     assert verdict(row, published(99.51, 99.56, 99.52)).startswith("paired t")
     assert beside(published(99.51, 99.40, 99.60, first=3), row)[0] == {4: 99.40, 5: 99.60}, "3 is on both sides"
     tell(row, published(99.50, 99.54))
-    assert "difference +0.000 points" in capsys.readouterr().out, "of the seeds that both have"
+    assert "difference +0.000 points (seeds 1, 2 against 1, 2): the same" in capsys.readouterr().out
 
 
 def test_the_verdict_on_an_ensemble_asks_for_the_same_members():

@@ -10,8 +10,12 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import stopper
 import torch
 from helpers import ROOT, SLOW, SMALL, assert_same_result, info, only_run, rows, start, wait_for_epochs
+
+from mnist_exp.runs.folder import RunFolder
+from mnist_exp.runs.record import Record
 
 
 def test_killed_and_interrupted_runs_end_as_the_uninterrupted_one(place, shell):
@@ -344,22 +348,48 @@ def test_a_signal_in_the_last_step_of_all_can_be_resumed(command, place, monkeyp
     before = (place / "cut" / "run.json").read_bytes()
     done = command("train", "resume=cut", "trainer.max_steps=null")
     assert done.status == 2
-    assert "trainer.max_steps is None; it must be 3, at which an epoch has ended before its time" in done.err
+    assert "trainer.max_steps is None; it must be 3, at which its last epoch has ended before its time" in done.err
     assert (place / "cut" / "run.json").read_bytes() == before
     done = command("train", "resume=cut")
     assert done.status == 0, done.err
     assert_same_result(place / "whole", place / "cut")
 
 
-def test_a_run_that_was_cut_off_while_it_scored_test_has_scored_it(command, place, monkeypatch):
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_run_that_was_cut_off_while_it_scored_test_has_scored_it(command, place, monkeypatch, lost):
     monkeypatch.setenv("MNIST_EXP_ALLOW", "stopper.*")
     with monkeypatch.context() as patch:
+        patch.setattr(stopper.Ender, "scored", 0)
         patch.setenv("STOP_IN_TEST", "2")
         assert command(*SMALL, "evaluate._target_=stopper.Ender", "hydra.run.dir=cut").status == 9
     assert info(place / "cut")["test_scored"] == 1
     assert "test_acc" not in info(place / "cut")["metrics"]
-    assert command("train", "resume=cut").status == 0
-    assert info(place / "cut")["test_scored"] == 2
+    if lost:
+        (place / "cut" / "history.csv").unlink()
+    done = command("train", "resume=cut")
+    assert done.status == 0, done.err
+    about = info(place / "cut")
+    assert (about["test_scored"], about["epoch"]) == (2, 2)
+    assert about["metrics"]["images_per_s"] > 0
+
+
+def test_where_a_run_stands_is_logged_only_if_it_is_new(place):
+    logged: list[int] = []
+    logger = SimpleNamespace(log=lambda metrics, epoch=None: logged.append(epoch))
+    about = {"prefix": "p", "status": "running", "overrides": [], "metrics": {}, "epoch": 3, "best_epoch": 3}
+    folder = RunFolder.create(place / "run", about, {})
+    lines = [f"{epoch},light,0.1,1,1,1,1,1,{100 * epoch}" for epoch in (1, 2, 3, 4)]
+    columns = "epoch,phase,lr,train_loss,train_acc,val_loss,val_acc,seconds,images_per_s"
+    folder.history_file.write_text("\n".join([columns, *lines, ""]))
+    rows, record = folder.history(), Record(folder, [logger], 0.0)
+    record.stand_at(rows[1], {"epoch": 1, "val_acc": 50.0, "val_loss": 1.0})
+    assert (folder.info["epoch"], folder.info["best_epoch"], logged) == (2, 1, [])
+    assert folder.info["metrics"]["images_per_s"] == 150, "of epochs 1 and 2"
+    record.stand_at(rows[3], {"epoch": 1, "val_acc": 50.0, "val_loss": 1.0})
+    assert (folder.info["epoch"], logged) == (4, [4])
+    record.stand_at(None, None)
+    assert (folder.info["epoch"], folder.info["best_epoch"], folder.info["metrics"], logged) == (0, None, {}, [4])
+    folder.unlock()
 
 
 def test_an_optimizer_that_counts_among_its_settings_goes_on(command, place, monkeypatch):
