@@ -70,5 +70,5 @@ def test_all_of_it_once(place):
     assert all(len(measured) == 1 and measured[0]["loop"] > 0 for measured in found["loops"].values())
     assert found["original"][0] > 0
     assert found["whole"]["metrics"]["test_acc"] > 0
-    assert {"run.json", "history.csv", "curves.png", "gpu.json"} <= {path.name for path in Path("out").iterdir()}
+    assert {"run.json", "history.csv", "acc.png", "gpu.json"} <= {path.name for path in Path("out").iterdir()}
     assert not Path("out/whole").exists()
