@@ -7,6 +7,7 @@ import datetime
 import json
 import os
 import shlex
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -84,9 +85,12 @@ def chosen(names: list[str], top: int | None) -> list[str]:
     for name in names:
         require(is_folder(name), "RUN", name, "the folder of a run, or one that holds runs")
     runs = load_runs(*names)
-    done = runs[runs["status"] == "finished"] if len(runs) else runs
+    named = {os.path.realpath(name) for name in names if is_run(Path(name))}
+    done = runs[(runs["status"] == "finished") | runs["path"].isin(named)] if len(runs) else runs
     if not len(done):
         raise UserError(f"there is no finished run in {', '.join(names)}")
+    if len(done) < len(runs):
+        print("left out, as they have not finished:", ", ".join(runs["name"].drop(done.index)), file=sys.stderr)
     if top is None:
         return [str(path) for path in done["path"]]
     ranked = done[done["val_acc"].notna()].sort_values(["val_acc", "val_loss"], ascending=[False, True], kind="stable")
@@ -161,13 +165,17 @@ def _write(found: Evaluation, output: Path, asked: dict[str, Any], arguments: li
     from mnist_exp.files import atomic_write
     from mnist_exp.runs import pictures
     from mnist_exp.runs.figures import write_figure
-    from mnist_exp.runs.folder import CALIBRATION, EVALUATION
+    from mnist_exp.runs.folder import CALIBRATION, CONFUSION, EVALUATION, MISTAKES
     from mnist_exp.runs.schema import plain
     from mnist_exp.training.results import Told, write_predictions
 
     output.mkdir(parents=True, exist_ok=True)
     probs = found.together
     kinds = _kinds(found.members[0].run.config())
+    (output / EVALUATION).unlink(missing_ok=True)  # of another evaluation, whose pictures are written over
+    for name in (CONFUSION, MISTAKES, CALIBRATION):
+        for kind in set(PICTURES) - set(kinds):
+            (output / name).with_suffix(f".{kind}").unlink(missing_ok=True)
     told = Told(found.images, probs, found.labels, found.classes)
     write_predictions(output, told, f"{found.data} {found.split}", kinds)
     title = f"{found.data} {found.split}, {len(found.labels):,} images"

@@ -33,7 +33,8 @@ class TellRuns(Callback):
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Tell at once of a run that failed or did not begin: Hydra tells of one of them, at the end."""
-        if job_return.status is JobStatus.FAILED and config.get("search") is None:
+        interrupted = isinstance(job_return._return_value, KeyboardInterrupt)
+        if job_return.status is JobStatus.FAILED and config.get("search") is None and not interrupted:
             self.failed += 1
             error = str(job_return._return_value) or repr(job_return._return_value)
             say(console(), f"failed   {' '.join(job_return.overrides or [])}: {error}", "red")

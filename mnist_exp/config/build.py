@@ -47,7 +47,7 @@ def allowed() -> list[str]:
 
     It is asked once, before a config is composed; Hydra takes the answer along, to workers too.
     """
-    return [*COMPONENTS, *filter(None, os.environ.get(ALLOW, "").split(","))]
+    return [*COMPONENTS, *filter(None, map(str.strip, os.environ.get(ALLOW, "").split(",")))]
 
 
 def trusting() -> contextlib.AbstractContextManager[Any]:

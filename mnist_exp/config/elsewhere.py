@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mnist_exp.config import recipe
 from mnist_exp.config.ours import config_folder, without_our_search
-from mnist_exp.config.recipe import below, flatten
+from mnist_exp.config.recipe import below
 from mnist_exp.errors import UserError
 from mnist_exp.reading import MIB, load_yaml, read_text, read_yaml, refusal
 
@@ -60,11 +60,12 @@ class Elsewhere(FileConfigSource):
         if found.header["package"] not in (None, "_global_"):
             raise UserError(f"{file}: its package must be _global_, or left out, which is that of its folder")
         _refuse_choices(tree.get("defaults"), file)
+        values = {key: value for key, value in tree.items() if key != "defaults"}
         if found.header["package"] is None:  # that of its folder
             for group in reversed(Path(config_path).parts[:-1]):
-                tree = {group: tree}
+                tree, values = {group: tree}, {group: values}
         tree = without_our_search(tree)
-        refuse_places(tree, file)
+        refuse_places(without_our_search(values), file)
         _refuse_references_of_hydra(tree, file)
         refuse_resolvers(tree, file)
         return found
@@ -89,7 +90,7 @@ _ASK = "where things are written, and how Hydra starts a run, is said on the com
 def refuse_places(tree: Mapping[str, Any], file: Path) -> None:
     """Raise UserError if a config of others, from ``file``, says where things are written or how Hydra starts a run."""
     for key in places(tree):
-        found = flatten(tree)[key]
+        found = _spread(tree)[key]
         typed = f": type {key}={found}" if key in _TYPED and isinstance(found, str) else ""
         only_read = ". Or, for pictures in folders, which are only read, write `_target_: mnist_exp.data.sets.ImageFolder` there"
         raise UserError(
@@ -99,8 +100,18 @@ def refuse_places(tree: Mapping[str, Any], file: Path) -> None:
 
 def places(tree: Mapping[str, Any]) -> list[str]:
     """Return the keys of a config that say where things are written, but for values that are as in conf/."""
-    found = flatten(tree)
+    found = _spread(tree)
     return [key for key in found if _says_where(key, found)]
+
+
+def _spread(node: Any, key: str = "") -> dict[str, Any]:
+    """Return nested mappings and lists as one: {dotted key: value}, each list too, and what it holds by its place."""
+    if not isinstance(node, Mapping | list):
+        return {key: node}
+    flat = {key: node} if isinstance(node, list) else {}
+    for name, child in node.items() if isinstance(node, Mapping) else enumerate(node):
+        flat |= _spread(child, f"{key}.{name}" if key else str(name))
+    return flat
 
 
 def _says_where(key: str, found: Mapping[str, Any]) -> bool:
@@ -112,6 +123,8 @@ def _says_where(key: str, found: Mapping[str, Any]) -> bool:
     ends = [".".join(parts[start:]) for start in range(len(parts))]
     if any(below(end, _PLACES) and not below(end, _SEARCHED) for end in ends):
         return True
+    if any(below(end, ("hydra.sweeper.params",)) for end in ends) and "{" in str(found.get(key)):
+        return True  # a mapping in a range would be read as one
     if parts[-1] == "tracking_uri":
         return not _USUAL_SERVER.fullmatch(str(found[key]))
     if parts[-2:-1] != ["data"] or parts[-1] not in ("root", "_target_", "_args_"):

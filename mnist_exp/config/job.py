@@ -164,6 +164,7 @@ class Job:
         Where it writes beside its folder is said by this one. Raises UserError if more was to change, or if ``saved`` is
         no config of a run.
         """
+        self.check()  # what was typed
         config = self._saved(saved, file)
         for override in self.overrides:
             key = override.partition("=")[0].lstrip("+~")

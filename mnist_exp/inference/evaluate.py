@@ -240,10 +240,10 @@ def _count(members: Sequence[Member]) -> None:
         try:
             for path in runs:
                 locks.enter_context(run_lock(path))
-            for run in runs.values():
-                if not os.access(run.path, os.W_OK):
-                    raise PermissionError(None, "it may not be changed")
-                now = RunFolder.open(run.path)
+            if not all(os.access(path, os.W_OK) for path in runs):
+                raise PermissionError(None, "it may not be changed")
+            current = [(run, RunFolder.open(run.path)) for run in runs.values()]
+            for run, now in current:
                 now.update(test_scored=now.test_scored + 1)
                 run.info = now.info
         except OSError as error:

@@ -50,7 +50,7 @@ class Member:
     @property
     def name(self) -> str:
         """The name of its folder."""
-        return self.run.path.name
+        return self.run.path.resolve().name
 
     @property
     def classes(self) -> list[str]:

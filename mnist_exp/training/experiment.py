@@ -51,6 +51,8 @@ def run(
     facts = parts.facts() | {"streams": STREAMS, "epochs_before": state.epochs_before}
     facts["warm_start"] = None if parent is None else str(parent)
     facts["dataset"]["split_seed"] = job.config.data.split_seed
+    if parent is not None and begun is None:
+        _refuse_seen(parent, facts["dataset"])
     record = begin(job, begun, parts.loggers, facts)
     folder, checkpoints = record.folder, checkpoints or _checkpoints(record.folder, parts)
 
@@ -132,6 +134,20 @@ def _start_from(parent: Path, parts: Components) -> None:
     except UserError as error:
         file = parent / ".hydra" / "config.yaml"
         raise UserError(f"{error}. Its preset may have changed since: type model=... as it is in {file}") from error
+
+
+def _refuse_seen(parent: Path, dataset: dict[str, Any]) -> None:
+    """Raise UserError if images that ``parent`` was trained on would be held out now, and so seem to be told well."""
+    before = RunFolder.open(parent).dataset
+    if before.get("md5") is None or before["md5"] != dataset["md5"]:
+        return
+    held = ("test", *(("val", "split_seed") if dataset["val"] else ()))
+    if differ := [key for key in held if before[key] != dataset[key]]:
+        told = ", ".join(f"{key} {before[key]:,}, now {dataset[key]:,}" for key in differ)
+        raise UserError(
+            f"data: {parent} was trained on other images of the same data ({told}), so what is held out now it may have "
+            "seen. Leave data as it was, or type data.val_size=0, which holds nothing out"
+        )
 
 
 def _epochs_of(parent: Path | None) -> int:

@@ -242,6 +242,8 @@ SAID = {
     "a server": "logger: {x: {_target_: mnist_exp.parts.loggers.MLflowLogger, tracking_uri: 'http://127.0.0.1:9', experiment_name: x}}",
     "a server by position": "logger: {x: {_target_: mnist_exp.parts.loggers.MLflowLogger, _args_: ['http://127.0.0.1:9', x]}}",
     "a server elsewhere": "a: {x: {_target_: mnist_exp.parts.loggers.MLflowLogger, tracking_uri: 'http://127.0.0.1:9'}}\nlogger: '${a}'",
+    "a server in a list": "mine: [{_target_: mnist_exp.parts.loggers.MLflowLogger, tracking_uri: 'http://127.0.0.1:9', experiment_name: x}]\nlogger: {m: '${mine.0}'}",
+    "a server in a range": "hydra: {sweeper: {params: {+logger.m: '{_target_: mnist_exp.parts.loggers.MLflowLogger, tracking_uri: x}'}}}",
     "data by position": "data: {_args_: [mnist, mark]}",
     "data elsewhere": "a: {root: mark, name: sample}\ndata: '${a}'",
     "the run's folder as usual": "hydra: {run: {dir: '${paths.data}/mark'}}",

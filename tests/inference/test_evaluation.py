@@ -1,6 +1,7 @@
 """evaluate: what a finished run, or an ensemble, says of the images that were held out, and of test, which is counted."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -121,6 +122,38 @@ def test_the_best_of_a_folder_are_chosen_by_validation(command, runs):
     assert len(found("out")["members"]) == 3
     done = command("evaluate", "runs", "--top", "4", "--output", "out")
     assert (done.status, "at most 3" in done.err) == (2, True)
+
+
+def test_a_run_that_has_not_finished_is_left_out_of_a_folder_but_not_where_it_is_named(command, runs):
+    for name in "ab":
+        (runs / name / "run.json").write_text(json.dumps(info(runs / name) | {"status": "interrupted"}))
+    done = command("evaluate", "runs/a", "runs", "--output", "out")
+    assert done.status == 0, done.err
+    assert sorted(Path(row["run"]).name for row in found("out")["members"]) == ["a", "c"]
+    assert "left out, as they have not finished: b" in done.out + done.err
+
+
+def test_a_folder_that_is_written_to_again_keeps_nothing_of_what_it_had(command, runs):
+    Path("out").mkdir()
+    for name in ("confusion.pdf", "mistakes.svg", "mine.pdf"):
+        Path("out", name).write_text("of another")
+    assert command("evaluate", "runs/a", "--output", "out").status == 0
+    assert {path.name for path in Path("out").iterdir() if path.suffix != ".png"} == {
+        *("evaluation.json", "predictions.npz", "mine.pdf")
+    }
+
+
+def test_test_is_counted_in_all_runs_or_in_none(command, runs, monkeypatch):
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("runs/b") and allowed(path, mode))
+    done = command("evaluate", "runs/a", "runs/b", "--split", "test", "--output", "out")
+    assert (done.status, "it may not be changed" in done.err) == (2, True), done.err
+    assert [info(runs / name)["test_scored"] for name in "ab"] == [1, 1]
+
+
+def test_the_folder_where_one_stands_has_a_name(runs, monkeypatch):
+    monkeypatch.chdir(runs / "a")
+    assert [member.name for member in load_model(".").members] == ["a"]
 
 
 def test_the_images_are_those_that_were_held_out(command, runs):

@@ -149,6 +149,32 @@ def test_a_finished_run_is_trained_further_in_a_new_one_from_resume_lr(command, 
     assert float(rows(place / "first")[0]["train_loss"]) > second
 
 
+def test_weights_are_not_told_by_images_that_they_have_seen(command, place):
+    assert command(*SMALL, "hydra.run.dir=first").status == 0
+    further = ["train", "resume=first", "schedule.extra_epochs=1"]
+    for change, told in (
+        ("data.split_seed=1", "split_seed 0, now 1"),
+        ("data.val_size=400", "val 500, now 400"),
+        ("data.test_size=900", "test 1,000, now 900"),
+    ):
+        done = command(*further, change, "hydra.run.dir=further")
+        assert done.status == 2
+        assert told in done.err
+        assert not Path("further").exists()
+    done = command(*further, "data.val_size=0", "hydra.run.dir=further")
+    assert done.status == 0, done.err
+
+
+@pytest.mark.parametrize("change", ["tags=again", "tags=3", "paths.figures=[gif]", "task_name='${oc.env:HOME}'"])
+def test_what_is_typed_on_resuming_is_checked(command, interrupted, change):
+    before = {file: file.read_bytes() for file in interrupted.rglob("*") if file.suffix in (".json", ".yaml")}
+    done = command("train", f"resume={interrupted}", change)
+    assert done.status == 2, done.out
+    assert change.partition("=")[0] in done.err
+    assert "damaged" not in done.err
+    assert all(file.read_bytes() == content for file, content in before.items())
+
+
 def test_an_interrupted_warm_restart_goes_on_as_one(command, place, monkeypatch):
     monkeypatch.setenv("MNIST_EXP_ALLOW", "stopper.*")
     assert command(*SMALL, "hydra.run.dir=first", "+logger.stop._target_=stopper.Logger").status == 0
@@ -188,7 +214,8 @@ def test_a_signal_in_the_last_step_of_an_epoch_can_be_resumed(command, place, mo
     assert command(*arguments, "hydra.run.dir=whole").status == 0
     with monkeypatch.context() as patch:
         patch.setenv("INTERRUPT_IN_STEP", "2")  # the last of the first epoch
-        assert command(*arguments, "hydra.run.dir=cut").status == 130
+        done = command(*arguments, "hydra.run.dir=cut")
+        assert (done.status, "failed" in done.out + done.err) == (130, False)
     assert command("train", "resume=cut").status == 0
     assert_same_result(place / "whole", place / "cut")
 
