@@ -37,14 +37,19 @@ def parsed() -> argparse.Namespace:
         "--output", type=Path, default=Path("outputs/reproduced"), metavar="FOLDER", help="for the runs"
     )
     parser.add_argument("--ladder", type=Path, default=ROOT / ".github" / "ladder.json", metavar="FILE")
-    return parser.parse_intermixed_args()
+    options = parser.parse_intermixed_args()
+    if any(word.partition("=")[0].lstrip("+~") == "seed" for word in options.overrides):
+        parser.error("seed is no KEY=VALUE here: type --seeds 6,7")
+    if options.data and not options.data.is_dir():
+        parser.error(f"--data: {options.data} is no folder")
+    return options
 
 
 def _seeds(text: str) -> list[int]:
-    try:
-        return list(dict.fromkeys(int(seed) for seed in text.split(",")))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers, such as 6,7") from error
+    seeds = text.split(",")
+    if not all(seed.strip().isdecimal() for seed in seeds) or len({*map(int, seeds)}) < len(seeds):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of different whole numbers, such as 6,7")
+    return [int(seed) for seed in seeds]
 
 
 def called(*words: str) -> None:

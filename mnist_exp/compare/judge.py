@@ -293,6 +293,7 @@ def _composed(run: Any, keys: Sequence[str] = ()) -> dict[str, Any]:
     computed = {key: run[key] for key in ("trainer.precision",) if isinstance(run.get(key), str)}
     folder = RunFolder(Path(run["path"]), {})
     found = begun | recipe.values(folder.config(), follow=False) | computed
+    found.pop("data.fallback", None)  # only the same data are compared
     if "recipe" in keys:
         found["recipe"] = run["recipe"] if isinstance(run["recipe"], str) else run["path"]
     return {key: folder.composed(key) for key in keys if key not in found} | found

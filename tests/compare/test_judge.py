@@ -310,6 +310,14 @@ def test_a_choice_typed_beside_an_experiment_is_not_hidden_by_it(command, place)
     assert "no verdict" in out
 
 
+def test_what_stands_in_for_missing_data_is_no_difference_of_the_same_data(command, place):
+    for seed in (1, 2, 3):
+        make(f"a{seed}", seed, 98.0 + seed / 10, "optimizer.lr=0.02")
+        make(f"b{seed}", seed, 99.0 + seed / 11, "optimizer.lr=0.03", "data.fallback=null")
+    (row,), _ = asked(command, "--baseline", "a1", "--group-by", "optimizer.lr")
+    assert (row["test"], row["verdict"]) == ("paired t", "better")
+
+
 def test_other_seeds_are_no_other_difference(command, place):
     for seed in (1, 2, 3, 4, 5):
         make(f"accurate{seed}", seed, 99.0 + seed / 11, "experiment=accurate")

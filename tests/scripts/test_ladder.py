@@ -344,10 +344,19 @@ def test_what_cannot_be_reproduced_is_told_in_a_line(called, place, capsys):
     ):
         with pytest.raises(UserError, match=problem):
             called("reproduce", *words)
-    for seeds in ("a", "", "1.5"):
+    for words, told in (
+        (["both", "seed=9"], "seed is no KEY=VALUE here: type --seeds 6,7"),
+        (["both", "--data", "nowhere"], "--data: nowhere is no folder"),
+    ):
+        with pytest.raises(SystemExit):
+            called("reproduce", *words)
+        assert told in capsys.readouterr().err
+    for seeds in ("a", "", "1.5", "6,-7", "6,6"):
         with pytest.raises(SystemExit):
             called("reproduce", "both", "--seeds", seeds)
-        assert f"argument --seeds: '{seeds}' is no list of whole numbers, such as 6,7" in capsys.readouterr().err
+        assert (
+            f"argument --seeds: '{seeds}' is no list of different whole numbers, such as 6,7" in capsys.readouterr().err
+        )
 
 
 def test_the_chart_has_means_intervals_seeds_and_claims():
