@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 Tell = Callable[[str], None]
 _UNKNOWN = "has no MD5 of its data, so nothing tells which other run had the same"
 SCORES = ("val_acc", "test_acc", "test_acc_tta", "test_acc_swa", "ensemble_acc")  # in percent, more is better
+_STANDS_IN = "data.fallback"  # for data that are missing: no difference of runs on the same
 _ANSWER: dict[str, Any] = dict.fromkeys(("difference", "verdict", "p_holm"))  # first, as it is read first
 Scores = dict[Any, list[float]]  # of each unit: a seed, with what else varies inside a group
 
@@ -255,7 +256,7 @@ def _varying(groups: Sequence[pd.DataFrame], keys: Sequence[str] | None) -> list
     pooled = list(itertools.chain(*configs))
     folders = [RunFolder.open(Path(path)) for members in groups for path in members["path"]]
     if any(_sets_any(key, pooled, folders) for key in keys):
-        named = sorted({key for run in folders for key in run.named()} - {"seed"})
+        named = sorted({key for run in folders for key in run.named()} - {"seed", _STANDS_IN})
         runs = itertools.chain.from_iterable((run for _, run in members.iterrows()) for members in groups)
         pooled = [{key: config.get(key) for key in named} for config in (_composed(run, named) for run in runs)]
     between = {key for key in _differing(pooled, keys) if not recipe.below(key, keys)}
@@ -293,7 +294,7 @@ def _composed(run: Any, keys: Sequence[str] = ()) -> dict[str, Any]:
     computed = {key: run[key] for key in ("trainer.precision",) if isinstance(run.get(key), str)}
     folder = RunFolder(Path(run["path"]), {})
     found = begun | recipe.values(folder.config(), follow=False) | computed
-    found.pop("data.fallback", None)  # only the same data are compared
+    found.pop(_STANDS_IN, None)
     if "recipe" in keys:
         found["recipe"] = run["recipe"] if isinstance(run["recipe"], str) else run["path"]
     return {key: folder.composed(key) for key in keys if key not in found} | found

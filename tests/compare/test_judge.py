@@ -318,6 +318,14 @@ def test_what_stands_in_for_missing_data_is_no_difference_of_the_same_data(comma
     assert (row["test"], row["verdict"]) == ("paired t", "better")
 
 
+def test_nor_is_it_beside_an_experiment(command, place):
+    for seed in (1, 2, 3):
+        make(f"a{seed}", seed, 98.0 + seed / 10, "experiment=fast", "data.fallback=null")
+        make(f"b{seed}", seed, 99.0 + seed / 11, "experiment=accurate")
+    (row,), _ = asked(command, "--baseline", "a1", "--group-by", "experiment")
+    assert (row["test"], row["verdict"]) == ("paired t", "better")
+
+
 def test_other_seeds_are_no_other_difference(command, place):
     for seed in (1, 2, 3, 4, 5):
         make(f"accurate{seed}", seed, 99.0 + seed / 11, "experiment=accurate")
