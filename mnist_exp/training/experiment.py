@@ -142,8 +142,9 @@ def _refuse_seen(parent: Path, dataset: dict[str, Any]) -> None:
     if before.get("md5") is None or before["md5"] != dataset["md5"]:
         return
     held = ("test", *(("val", "split_seed") if dataset["val"] else ()))
-    if differ := [key for key in held if before[key] != dataset[key]]:
-        told = ", ".join(f"{key} {before[key]:,}, now {dataset[key]:,}" for key in differ)
+    seen = {key: before.get(key, 0) for key in held}  # older versions say less
+    if differ := [key for key in held if seen[key] != dataset[key]]:
+        told = ", ".join(f"{key} {seen[key]:,}, now {dataset[key]:,}" for key in differ)
         raise UserError(
             f"data: {parent} was trained on other images of the same data ({told}), so what is held out now it may have "
             "seen. Leave data as it was, or type data.val_size=0, which holds nothing out"

@@ -161,6 +161,9 @@ def test_weights_are_not_told_by_images_that_they_have_seen(command, place):
         assert done.status == 2
         assert told in done.err
         assert not Path("further").exists()
+    del (about := info(place / "first"))["dataset"]["split_seed"]  # as an older version, which had none
+    (place / "first" / "run.json").write_text(json.dumps(about))
+    assert command(*further, "data.split_seed=1", "hydra.run.dir=further").status == 2
     done = command(*further, "data.val_size=0", "hydra.run.dir=further")
     assert done.status == 0, done.err
 
