@@ -310,19 +310,12 @@ def test_a_choice_typed_beside_an_experiment_is_not_hidden_by_it(command, place)
     assert "no verdict" in out
 
 
-def test_what_stands_in_for_missing_data_is_no_difference_of_the_same_data(command, place):
+@pytest.mark.parametrize(("key", "values"), [("optimizer.lr", ("0.02", "0.03")), ("experiment", ("fast", "accurate"))])
+def test_what_stands_in_for_missing_data_is_no_difference_of_the_same_data(command, place, key, values):
     for seed in (1, 2, 3):
-        make(f"a{seed}", seed, 98.0 + seed / 10, "optimizer.lr=0.02")
-        make(f"b{seed}", seed, 99.0 + seed / 11, "optimizer.lr=0.03", "data.fallback=null")
-    (row,), _ = asked(command, "--baseline", "a1", "--group-by", "optimizer.lr")
-    assert (row["test"], row["verdict"]) == ("paired t", "better")
-
-
-def test_nor_is_it_beside_an_experiment(command, place):
-    for seed in (1, 2, 3):
-        make(f"a{seed}", seed, 98.0 + seed / 10, "experiment=fast", "data.fallback=null")
-        make(f"b{seed}", seed, 99.0 + seed / 11, "experiment=accurate")
-    (row,), _ = asked(command, "--baseline", "a1", "--group-by", "experiment")
+        make(f"a{seed}", seed, 98.0 + seed / 10, f"{key}={values[0]}", "data.fallback=null")
+        make(f"b{seed}", seed, 99.0 + seed / 11, f"{key}={values[1]}")
+    (row,), _ = asked(command, "--baseline", "a1", "--group-by", key)
     assert (row["test"], row["verdict"]) == ("paired t", "better")
 
 
